@@ -1,0 +1,5 @@
+"""Teller: exactly-once deposits and withdrawals over HTTP."""
+
+from importlib.metadata import version
+
+__version__ = version("teller")

@@ -1,0 +1,111 @@
+"""The composition root of HTTP: routes, the middleware, the map from exception to answer."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+import service
+from service import exchange as exchanges
+from service import movements, openapi, pages, probes, problems, telemetry
+from service.errors import CODES
+from service.exchange import ExchangeMiddleware
+from service.settings import Settings
+from service.teller import opened
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.exchange import Endpoint
+    from service.teller import Teller
+
+
+def create_app(teller: Teller | None = None) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        teller: opened by the caller; without one the application opens its own from the
+            environment when the server starts it, and closes it at the end.
+    """
+    app = FastAPI(
+        title="Teller",
+        version=service.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.state.teller = teller
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    app.include_router(movements.router)
+    app.include_router(probes.router)
+    app.include_router(pages.router)
+    app.mount("/assets", pages.assets, name="assets")
+    app.add_middleware(
+        ExchangeMiddleware,
+        direct=_direct(movements.router.routes),
+        last_resort=problems.internal,
+        request_log=lambda: _teller(app).settings.request_log,
+    )
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if app.state.teller is None:
+        settings = Settings.load()
+        telemetry.configure_logging(settings.log_level)
+        async with opened(settings) as app.state.teller:
+            yield
+        app.state.teller = None
+    else:
+        yield
+
+
+def freeze_garbage() -> None:
+    """Take what start-up made out of the collector's sight: full collections cost 60 ms else."""
+    gc.collect()
+    gc.freeze()
+
+
+def _teller(app: FastAPI) -> Teller:
+    return cast("Teller", app.state.teller)
+
+
+def _direct(routes: list[APIRoute]) -> dict[tuple[str, str], Endpoint]:
+    return {
+        (method, route.path): cast("Endpoint", route.endpoint)
+        for route in routes
+        for method in route.methods
+    }
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown addresses and methods, as problems. (What the framework raises; Teller does not.)"""
+    exchange = exchanges.of(request)
+    path = request.url.path
+    headers = cast("dict[str, str]", getattr(error, "headers", None) or {})
+    status = getattr(error, "status_code", 500)
+    if status == 405:  # noqa: PLR2004 - Method Not Allowed
+        allow = headers.get("allow") or headers.get("Allow") or ""
+        return problems.problem(
+            exchange,
+            CODES["method-not-allowed"],
+            f"{path} answers {allow}, not {request.method}.",
+            instance=path,
+            headers=[(b"allow", allow.encode())],
+        )
+    if status == 404:  # noqa: PLR2004 - Not Found
+        return problems.problem(
+            exchange, CODES["not-found"], "There is nothing at this address.", instance=path
+        )
+    raise error
+
+
+app = create_app()

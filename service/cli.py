@@ -1,0 +1,273 @@
+"""The ``teller`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
+
+from service import __version__, schema, sqlite, telemetry
+from service import migrations as schema_migrations
+from service.errors import OperatingError, StartError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+    from service.teller import Teller
+
+Result = TypeVar("Result")
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+# After the drain limit the answers still owed are given up; the disk gets this long to close.
+CLOSE_GRACE_S: Final = 3
+
+log = logging.getLogger(__name__)
+
+_database = click.option(
+    "--database",
+    "database_url",
+    metavar="URL",
+    help="Where the ledger is. [TELLER_DATABASE_URL; sqlite+aiosqlite:///teller.db]",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="teller")
+def main() -> None:
+    """Exactly-once deposits and withdrawals over HTTP.
+
+    Settings come from TELLER_* variables and a .env file; options go above them.
+    """
+
+
+@main.command()
+@click.option("--host", metavar="ADDRESS", help="Address to listen on. [TELLER_HOST; 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on, 0 for any free one. [TELLER_PORT; 8000]",
+)
+@_database
+@click.option("--seed", is_flag=True, help="First open demo accounts: alice, bob and carol.")
+def serve(*, host: str | None, port: int | None, database_url: str | None, seed: bool) -> None:
+    """Serve the ledger until Ctrl-C or SIGTERM.
+
+    What was accepted by then is answered before the command ends.
+    """
+    settings = _settings(host=host, port=port, database_url=database_url)
+    sys.exit(_run(_serve(settings, with_seed=seed)))
+
+
+@main.command()
+@_database
+def migrate(*, database_url: str | None) -> None:
+    """Bring the database's schema up to date; one ahead of this release is left as it is."""
+    settings = _settings(database_url=database_url)
+
+    async def work() -> str:
+        async with (
+            sqlite.guarded(sqlite.file_of(settings.database_url)),
+            sqlite.opened(settings) as engine,
+        ):
+            return await schema_migrations.migrate(engine, settings.money())
+
+    revision = _run(work())
+    note = "" if revision == schema.REVISION else f" (this release knows {schema.REVISION})"
+    click.echo(f"The database is at revision {revision}{note}.")
+
+
+@main.command()
+@_database
+def seed(*, database_url: str | None) -> None:
+    """Open demo accounts with opening balances; safe to run twice."""
+    from service import seed as demo  # noqa: PLC0415
+
+    for user, balance in _with_teller(_settings(database_url=database_url), demo.seed).items():
+        click.echo(f"{user}: {balance}")
+
+
+@main.group()
+def users() -> None:
+    """Accounts."""
+
+
+@users.command("add")
+@click.argument("names", metavar="USER...", nargs=-1, required=True)
+@_database
+def users_add(*, names: tuple[str, ...], database_url: str | None) -> None:
+    """Open an account with balance zero for each USER; one that is open stays as it is."""
+    for name in names:
+        if not (name.isascii() and name.isprintable() and " " not in name and len(name) <= 128):  # noqa: PLR2004
+            raise click.UsageError(
+                f"{name!r} is not a user id: 1 to 128 visible ASCII characters, without spaces."
+            )
+
+    async def work(teller: Teller) -> list[str]:
+        return await teller.store.open_accounts(names)
+
+    opened = _with_teller(_settings(database_url=database_url), work)
+    for name in dict.fromkeys(names):
+        click.echo(f"{name}: {'opened' if name in opened else 'was open already'}")
+
+
+# -- serving --------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server under Teller's own signals: it must not end before the ledger closes."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal again when it is done, before the drain.
+        yield
+
+
+async def _serve(settings: Settings, *, with_seed: bool) -> int:
+    from service import seed as demo  # noqa: PLC0415
+    from service.app import create_app, freeze_garbage  # noqa: PLC0415
+    from service.teller import opened  # noqa: PLC0415
+
+    async with opened(settings) as teller:
+        if with_seed:
+            await demo.seed(teller)
+        listener = _listen(settings.host, settings.port)
+        server = _Server(
+            uvicorn.Config(
+                create_app(teller),
+                http="httptools",  # by name: the fall-back to h11 would be silent
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=settings.drain_timeout_s,
+            )
+        )
+        _stop_on_signals(server, teller, settings.drain_timeout_s)
+        watch = asyncio.create_task(_stop_on_failure(server, teller))
+        address = _address(listener)
+        log.info("serving", extra={"address": address, "version": __version__})
+        if sys.stderr.isatty():
+            click.echo(f"Teller listens on {address} (API: {address}/docs)", err=True)
+        freeze_garbage()
+        await server.serve(sockets=[listener])
+        watch.cancel()
+        if teller.committer.failed.is_set():
+            # Not closed cleanly on purpose: the next process reads the truth from disk.
+            log.critical("stopped for a restart")
+            _leave(EXIT_FAILED)
+    log.info("stopped")
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise StartError(
+            f"Cannot listen on {host} port {port}: {error.strerror}. "
+            "Choose another with --host and --port (TELLER_HOST, TELLER_PORT)."
+        ) from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _stop_on_signals(server: uvicorn.Server, teller: Teller, drain_timeout_s: int) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if server.should_exit:
+            # A second Ctrl-C: whoever sends it has waited enough.
+            server.force_exit = True
+            return
+        log.info("stopping")
+        teller.committer.retire()
+        server.should_exit = True
+        # A disk that never answers must not keep the process: what is not committed was
+        # never acknowledged.
+        loop.call_later(drain_timeout_s + CLOSE_GRACE_S, _leave, EXIT_FAILED)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+async def _stop_on_failure(server: uvicorn.Server, teller: Teller) -> None:
+    await teller.committer.failed.wait()
+    server.should_exit = True
+
+
+def _leave(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)
+
+
+# -- running a command ----------------------------------------------------------------------
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        settings = Settings.load(**given)
+    except StartError as error:
+        _refuse(error, EXIT_USAGE)
+    telemetry.configure_logging(settings.log_level, _log_stream())
+    return settings
+
+
+def _log_stream() -> Any:
+    """``serve`` logs to standard output; a command's own words go there, its log beside them."""
+    context = click.get_current_context()
+    return sys.stdout if context.info_name == "serve" else sys.stderr
+
+
+def _with_teller(
+    settings: Settings, work: Callable[[Teller], Coroutine[Any, Any, Result]]
+) -> Result:
+    from service.teller import opened  # noqa: PLC0415
+
+    async def run() -> Result:
+        async with opened(settings) as teller:
+            return await work(teller)
+
+    return _run(run())
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end on the fastest loop there is; a refusal becomes one line and exit 1."""
+    try:
+        import uvloop  # noqa: PLC0415 - there is none on Windows
+
+        factory = uvloop.new_event_loop
+    except ImportError:
+        factory = asyncio.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(work)
+    except StartError as error:
+        _refuse(error, EXIT_FAILED)
+    except (SQLAlchemyError, OperatingError) as error:
+        log.debug("command failed", exc_info=True)
+        cause = getattr(error, "orig", None) or getattr(error, "detail", None) or error
+        _refuse(StartError(f"The database could not be used: {cause}"), EXIT_FAILED)
+
+
+def _refuse(error: StartError, code: int) -> Any:
+    click.echo(f"teller: {error}", err=True)
+    sys.exit(code)

@@ -1,0 +1,275 @@
+"""Group commit: many movements, one transaction, one fsync."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from service.errors import (
+    InternalError,
+    OperatingError,
+    OutcomeUnknownError,
+    OverloadedError,
+    TooManyInFlightError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.ledger import Decision, Movement
+    from service.store import Store
+
+TICK_S: Final = 0.25
+IDLE_BEFORE_CHECKPOINT_S: Final = 1.0
+
+_NOT_EXECUTED: Final = "This attempt was not executed. Retry with the same key."
+
+log = logging.getLogger(__name__)
+
+
+class _Waiting:
+    """A movement, the future its request awaits, and since when (event loop's seconds)."""
+
+    __slots__ = ("future", "movement", "since_s")
+
+    def __init__(
+        self, movement: Movement, future: asyncio.Future[Decision | OperatingError], since_s: float
+    ) -> None:
+        self.movement = movement
+        self.future = future
+        self.since_s = since_s
+
+    def answer(self, answer: Decision | OperatingError) -> None:
+        # The client may have hung up; the money moved all the same.
+        if not self.future.done():
+            self.future.set_result(answer)
+
+
+class Committer:
+    """The one writer of this process: a bounded queue before a loop of transactions.
+
+    A request only awaits a future; the transaction is nobody's request, so a request that is
+    cancelled can neither leave a lock behind nor take a movement back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        queue_depth_max: int,
+        queue_depth_per_user_max: int,
+        batch_size_max: int,
+        answer_timeout_ms: int,
+        wal_rows_max: int,
+    ) -> None:
+        self._store = store
+        self._queue_depth_max = queue_depth_max
+        self._queue_depth_per_user_max = queue_depth_per_user_max
+        self._batch_size_max = batch_size_max
+        self._answer_timeout_s = answer_timeout_ms / 1000
+        self._rows_max = wal_rows_max
+        # Users take turns: the ring holds each user with a queue once.
+        self._ring: deque[str] = deque()
+        self._queues: dict[str, deque[_Waiting]] = {}
+        self._batch: list[_Waiting] = []
+        self._depth = 0
+        self._rows = 0
+        self._busy_at_s = 0.0
+        self._wake = asyncio.Event()
+        self._retiring = False
+        self._stopping = False
+        self._running = False
+        self.failed = asyncio.Event()
+
+    # -- for requests -----------------------------------------------------------------------
+
+    def submit(self, movement: Movement) -> asyncio.Future[Decision | OperatingError]:
+        """Queue a movement; the future gives its decision, or why there is none.
+
+        The future resolves only after the transaction is durable. It may be cancelled: the
+        movement is then carried out all the same.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Decision | OperatingError] = loop.create_future()
+        queue = self._queues.get(movement.user_id)
+        if self._stopping or self.failed.is_set():
+            future.set_result(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
+        elif self._depth >= self._queue_depth_max:
+            future.set_result(OverloadedError(f"The service is at its limit. {_NOT_EXECUTED}"))
+        elif queue is not None and len(queue) >= self._queue_depth_per_user_max:
+            future.set_result(
+                TooManyInFlightError(f"Too many requests of this user wait. {_NOT_EXECUTED}")
+            )
+        else:
+            if queue is None:
+                queue = self._queues[movement.user_id] = deque()
+                self._ring.append(movement.user_id)
+            queue.append(_Waiting(movement, future, loop.time()))
+            self._depth += 1
+            self._wake.set()
+        return future
+
+    # -- for probes -------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs and no COMMIT error is open."""
+        return self._running and not self.failed.is_set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is on its way to stop: send it nothing new."""
+        return self._retiring or self._stopping
+
+    @property
+    def depth(self) -> int:
+        """Movements waiting, those of the batch at work not counted."""
+        return self._depth
+
+    def oldest_age_s(self) -> float:
+        """How long the oldest unanswered movement has waited, in seconds; 0 if none does."""
+        sinces = [waiting.since_s for waiting in self._batch]
+        sinces += [queue[0].since_s for queue in self._queues.values()]
+        return asyncio.get_running_loop().time() - min(sinces) if sinces else 0.0
+
+    # -- life -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Committer]:
+        """Run the loop; at the end, answer everything that was accepted, then stop."""
+        self._running = True
+        loop = asyncio.create_task(self._loop(), name="committer")
+        watch = asyncio.create_task(self._watch(), name="committer-watch")
+        try:
+            yield self
+        finally:
+            self.drain()
+            try:
+                await loop
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+
+    def retire(self) -> None:
+        """Say that the service will stop; what still arrives is carried out all the same."""
+        self._retiring = True
+
+    def drain(self) -> None:
+        """Turn new movements away from now on; what was accepted is still carried out."""
+        self._stopping = True
+        self._wake.set()
+
+    async def _loop(self) -> None:
+        try:
+            while not self.failed.is_set():
+                if not self._ring:
+                    if self._stopping:
+                        return
+                    self._wake.clear()
+                    await self._wake.wait()
+                    if self._checkpoint_due(idle=not self._ring):
+                        await self._checkpoint()
+                    continue
+                self._batch = self._take()
+                await self._commit(self._batch)
+                self._batch = []
+                if self._checkpoint_due(idle=False):
+                    await self._checkpoint()
+        finally:
+            self._running = False
+            self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
+
+    def _take(self) -> list[_Waiting]:
+        """Up to a batch of what waits, one of each user in turn."""
+        batch: list[_Waiting] = []
+        ring, queues = self._ring, self._queues
+        while ring and len(batch) < self._batch_size_max:
+            user = ring.popleft()
+            queue = queues[user]
+            batch.append(queue.popleft())
+            if queue:
+                ring.append(user)
+            else:
+                del queues[user]
+        self._depth -= len(batch)
+        return batch
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        """Commit a batch and answer it; one that fails on a bug is halved until it is alone."""
+        try:
+            decisions = await self._store.commit([waiting.movement for waiting in batch])
+        except OutcomeUnknownError as error:
+            log.critical("commit outcome unknown", exc_info=True)
+            self.failed.set()
+            _answer_all(batch, error)
+        except OperatingError as error:
+            _answer_all(batch, error)
+        except Exception:  # the loop must live: one bad movement is not everybody's outage
+            if len(batch) == 1:
+                log.exception("movement failed")
+                _answer_all(batch, InternalError("The movement failed; it was not executed."))
+                return
+            half = len(batch) // 2
+            await self._commit(batch[:half])
+            if self.failed.is_set():
+                _answer_all(batch[half:], UnavailableError(_NOT_EXECUTED))
+            else:
+                await self._commit(batch[half:])
+        else:
+            self._rows += len(batch)
+            for waiting, decision in zip(batch, decisions, strict=True):
+                waiting.answer(decision)
+
+    def _checkpoint_due(self, *, idle: bool) -> bool:
+        return self._rows >= self._rows_max or (idle and self._rows > 0)
+
+    async def _checkpoint(self) -> None:
+        self._rows = 0
+        await self._store.checkpoint()
+
+    async def _watch(self) -> None:
+        """Give every movement an answer in time, and let the loop tidy up when it is idle."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = loop.time()
+            if self._ring or self._batch:
+                self._busy_at_s = now
+                self._answer_late(before_s=now - self._answer_timeout_s)
+            elif self._rows and now - self._busy_at_s > IDLE_BEFORE_CHECKPOINT_S:
+                self._wake.set()
+
+    def _answer_late(self, *, before_s: float) -> None:
+        for waiting in self._batch:
+            if waiting.since_s < before_s:
+                waiting.answer(
+                    UnavailableError(
+                        "The database has not finished in time; the movement may still be applied. "
+                        "Retry with the same key."
+                    )
+                )
+        for user, queue in list(self._queues.items()):
+            while queue and queue[0].since_s < before_s:
+                queue.popleft().answer(
+                    UnavailableError(f"The database is too slow to reach this. {_NOT_EXECUTED}")
+                )
+                self._depth -= 1
+            if not queue:
+                del self._queues[user]
+                self._ring.remove(user)
+
+    def _give_up(self, error: OperatingError) -> None:
+        for queue in self._queues.values():
+            _answer_all(queue, error)
+        self._queues.clear()
+        self._ring.clear()
+        self._depth = 0
+
+
+def _answer_all(waitings: list[_Waiting] | deque[_Waiting], error: OperatingError) -> None:
+    for waiting in waitings:
+        waiting.answer(error)
