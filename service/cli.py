@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 import uvicorn
@@ -21,7 +21,7 @@ from service.errors import OperatingError, StartError
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from service.teller import Teller
 
@@ -251,12 +251,11 @@ def _with_teller(
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end on the fastest loop there is; a refusal becomes one line and exit 1."""
-    try:
-        import uvloop  # noqa: PLC0415 - there is none on Windows
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # there is no uvloop on Windows
+        import uvloop  # noqa: PLC0415
 
         factory = uvloop.new_event_loop
-    except ImportError:
-        factory = asyncio.new_event_loop
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(work)
@@ -268,6 +267,6 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         _refuse(StartError(f"The database could not be used: {cause}"), EXIT_FAILED)
 
 
-def _refuse(error: StartError, code: int) -> Any:
+def _refuse(error: StartError, code: int) -> NoReturn:
     click.echo(f"teller: {error}", err=True)
     sys.exit(code)

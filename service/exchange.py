@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from service.keys import IdempotencyKey
-
     Endpoint = Callable[[Request], Awaitable[Response]]
 
 SCOPE_KEY: Final = "teller.exchange"
@@ -56,7 +54,7 @@ class Exchange:
             self.repeated = frozenset(name for name in names if names.count(name) > 1)
         given = self.fields.get(b"x-request-id", b"")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
-        self.key: IdempotencyKey | None = None
+        self.key: str | None = None
         self.outcome: str | None = None
         self.replayed: bool | None = None
         self.status = 0
@@ -124,6 +122,7 @@ class ExchangeMiddleware:
         self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -140,7 +139,7 @@ class ExchangeMiddleware:
                 except ClientDisconnect:
                     exchange.status = CLIENT_CLOSED_REQUEST
                     return
-                except Exception:  # noqa: BLE001 - whatever the bug, the client gets an answer
+                except Exception:  # whatever the bug, the client gets an answer
                     log.exception("request failed")
                     response = self._last_resort(exchange)
                 response.raw_headers.append((b"x-request-id", exchange.request_id))
@@ -164,7 +163,7 @@ class ExchangeMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:  # noqa: BLE001 - whatever the bug, the client gets an answer
+        except Exception:  # whatever the bug, the client gets an answer
             log.exception("request failed")
             if not exchange.status:
                 await self._last_resort(exchange)(scope, receive, send_with_id)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from service.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from service.exchange import Exchange
-
-IdempotencyKey: TypeAlias = str
 
 HEADER: Final = b"idempotency-key"
 
@@ -19,7 +17,7 @@ _QUOTED: Final = re.compile(rb'"((?:[\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"')
 _ESCAPED: Final = re.compile(rb'\\(["\\])')
 
 
-def get_key(exchange: Exchange) -> IdempotencyKey:
+def get_key(exchange: Exchange) -> str:
     """The request's key, 1 to 255 characters 0x21 to 0x7E; ``"abc"`` and ``abc`` are the same.
 
     Modelled on draft-ietf-httpapi-idempotency-key-header-07 with RFC 9651's String; the bare

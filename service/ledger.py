@@ -142,9 +142,7 @@ def answer_from(first: Entry, movement: Movement) -> Decision:
     return KeyReused(first, fields) if fields else Recorded(first, replayed=True)
 
 
-def decide(
-    account: Account, movement: Movement, *, balance_max_minor: int, now_us: int
-) -> Entry:
+def decide(account: Account, movement: Movement, *, balance_max_minor: int, now_us: int) -> Entry:
     """The row of a movement whose key is new: applied, refused or burned.
 
     Args:

@@ -83,7 +83,8 @@ async def migrate(engine: AsyncEngine, currency: Currency, *, folder: Path = FOL
             config.attributes["currency"] = currency
             command.upgrade(config, "head")
         connection.exec_driver_sql("COMMIT")
-        log.info("migrated", extra={"was": found or "empty", "state": state})
+        if state in {"empty", "behind"}:
+            log.info("migrated", extra={"was": found})
 
     async with engine.connect() as connection:
         await connection.run_sync(upgrade)

@@ -31,10 +31,10 @@ class Currency:
     scale: int
 
     def minor(self, digits: str, amount_max_minor: int = INT64_MAX) -> int:
-        """The amount in minor units, at least 1.
+        r"""The amount in minor units, at least 1.
 
         Args:
-            digits: the literal digits of the request, ``(0|[1-9][0-9]*)(\\.[0-9]+)?`` in ASCII.
+            digits: the literal digits of the request, ``(0|[1-9][0-9]*)(\.[0-9]+)?`` in ASCII.
             amount_max_minor: the largest amount taken, in minor units.
 
         Raises:
@@ -82,7 +82,8 @@ class Currency:
 
     def largest_minor(self) -> int:
         """The largest amount that the grammar and a 64-bit integer both hold, in minor units."""
-        return min(INT64_MAX, 10 ** (WHOLE_DIGITS_MAX + self.scale) - 1)
+        largest: int = 10 ** (WHOLE_DIGITS_MAX + self.scale) - 1
+        return min(INT64_MAX, largest)
 
 
 def currency(code: str, scale: int | None = None) -> Currency:

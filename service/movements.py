@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect
 
 from service import exchange as exchanges
 from service import problems
-from service.openapi import DEPOSIT, WITHDRAW
 from service.errors import CODES, InvalidRequestError, OperatingError
 from service.exchange import Answer
 from service.identity import get_current_user
 from service.keys import get_key
 from service.ledger import KeyReused, Movement, Recorded
+from service.openapi import DEPOSIT, WITHDRAW
 
 if TYPE_CHECKING:
     from service.exchange import Exchange
@@ -65,7 +65,7 @@ async def _carry_out(request: Request, kind: Kind) -> Response:
         exchange.key = key = get_key(exchange)
         _check_media_type(exchange)
         async with asyncio.timeout(teller.body_timeout_s):
-            body = await _read(request, exchange)
+            body = await _read(request)
         amount_minor, reference = _parse(body, teller)
     except InvalidRequestError as error:
         return problems.invalid(exchange, error, instance=path)
@@ -91,7 +91,7 @@ def _check_media_type(exchange: Exchange) -> None:
         raise InvalidRequestError("media-type", "The body must not be compressed.")
 
 
-async def _read(request: Request, exchange: Exchange) -> bytes:
+async def _read(request: Request) -> bytes:
     """The body, at most BODY_BYTES_MAX. Raises ClientDisconnect if the client has gone."""
     chunks: list[bytes] = []
     size = 0

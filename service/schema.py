@@ -32,7 +32,6 @@ metadata = MetaData(
 
 # In SQLite's STRICT tables INTEGER is the 64-bit type.
 _INT64 = BigInteger().with_variant(Integer(), "sqlite")
-_STRICT: Final = {"sqlite_strict": True}
 
 ledger = Table(
     "ledger",
@@ -43,7 +42,7 @@ ledger = Table(
     Column("runs_from", Text, nullable=False),
     Column("created_at_us", _INT64, nullable=False),
     CheckConstraint("currency_scale BETWEEN 0 AND 9", name="currency_scale"),
-    **_STRICT,
+    sqlite_strict=True,
 )
 
 accounts = Table(
@@ -60,7 +59,7 @@ accounts = Table(
     CheckConstraint("balance_minor >= 0", name="never_overdrawn"),
     CheckConstraint("seq >= 0", name="seq"),
     CheckConstraint("length(chain) = 32", name="chain"),
-    **_STRICT,
+    sqlite_strict=True,
 )
 
 movements = Table(
@@ -93,6 +92,6 @@ movements = Table(
     CheckConstraint("balance_after_minor >= 0", name="never_overdrawn"),
     CheckConstraint("length(reference) BETWEEN 1 AND 140", name="reference"),
     CheckConstraint("length(chain) = 32", name="chain"),
-    **_STRICT,
+    sqlite_strict=True,
     sqlite_with_rowid=False,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pythonjsonlogger.json import JsonFormatter
@@ -27,7 +27,7 @@ class EventFormatter(JsonFormatter):
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
         """Put the time first (RFC 3339, UTC, microseconds) and keep every field in bounds."""
-        created = datetime.fromtimestamp(record.created, timezone.utc)
+        created = datetime.fromtimestamp(record.created, UTC)
         log_data["timestamp"] = created.isoformat(timespec="microseconds").replace("+00:00", "Z")
         super().add_fields(log_data, record, message_dict)
 

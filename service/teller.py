@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service import migrations, sqlite
+from service import migrations, sqlite, sqlite_store
 from service.committer import Committer
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
     path = sqlite.file_of(settings.database_url)
     async with sqlite.guarded(path), sqlite.opened(settings) as writers:
         await migrations.make_ready(writers, settings)
-        async with sqlite.store(settings, writers) as store:
+        async with sqlite_store.opened(settings, writers) as store:
             committer = Committer(
                 store,
                 queue_depth_max=settings.queue_depth_max,
