@@ -93,7 +93,7 @@ def _direct(routes: list[BaseRoute]) -> dict[tuple[str, str], Endpoint]:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Unknown addresses and methods, as problems. (What the framework raises; Teller does not.)"""
+    """Unknown addresses and methods, as problems: only the framework raises these."""
     exchange = exchanges.of(request)
     path = request.url.path
     headers = cast("dict[str, str]", getattr(error, "headers", None) or {})
