@@ -1,0 +1,30 @@
+-- wrk's script: one movement a request, under a key of its own, users in turn.
+-- BENCH_PREFIX names the run: the same prefix again sends the same keys again (replays).
+local prefix = os.getenv("BENCH_PREFIX")
+local users = tonumber(os.getenv("BENCH_USERS"))
+local wrap = tonumber(os.getenv("BENCH_KEYS"))
+local head = "POST " .. (os.getenv("BENCH_PATH")) .. " HTTP/1.1\r\nHost: bench\r\n"
+  .. "Content-Type: application/json\r\nContent-Length: 17\r\nIdempotency-Key: " .. prefix
+local tail = '\r\n\r\n{"amount":"1.25"}'
+local n = 0
+
+function request()
+  n = n + 1
+  if n > wrap then n = 1 end
+  return head .. n .. "\r\nuser_id: u" .. (n % users) .. tail
+end
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    'BENCH {"requests":%d,"duration_us":%d,"connect":%d,"read":%d,"write":%d,"status":%d,'
+      .. '"timeout":%d,"max_us":%d,"percentiles_us":{',
+    summary.requests, summary.duration, errors.connect, errors.read, errors.write,
+    errors.status, errors.timeout, latency.max))
+  local comma = ""
+  for _, p in ipairs({1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 99.99}) do
+    io.write(string.format('%s"%g":%d', comma, p, latency:percentile(p)))
+    comma = ","
+  end
+  io.write("}}\n")
+end

@@ -1,0 +1,120 @@
+"""Closed-loop throughput: every contestant in turn, round after round, fresh databases each."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.bench import audit, wrk
+from tests.bench.contestants import running
+from tests.bench.machine import split_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.bench.contestants import Contestant
+    from tests.bench.wrk import Slice
+
+WARM_UP_S = 1
+
+
+@dataclass
+class Table:
+    """The slices of each contestant at each number of connections.
+
+    ``cpu_us`` is the processor time a request took in the service, in microseconds: on a machine
+    that others use too it moves far less than requests a second.
+    """
+
+    slices: dict[tuple[str, int], list[Slice]] = field(default_factory=dict)
+    cpu_us: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, connections: int, slice_: Slice, cpu_us: float) -> None:
+        self.slices.setdefault((name, connections), []).append(slice_)
+        self.cpu_us.setdefault((name, connections), []).append(cpu_us)
+
+    def per_s(self, name: str, connections: int) -> float:
+        """The median of the rounds."""
+        return statistics.median(one.per_s for one in self.slices[name, connections])
+
+    def percentile_ms(self, name: str, connections: int, percentile: str) -> float:
+        return statistics.median(
+            one.percentiles_ms[percentile] for one in self.slices[name, connections]
+        )
+
+    def median_cpu_us(self, name: str, connections: int) -> float:
+        return statistics.median(self.cpu_us[name, connections])
+
+    def ratios(self, name: str, other: str, connections: int) -> list[float]:
+        """Round by round: neighbours in time share the machine's weather."""
+        pairs = zip(self.slices[name, connections], self.slices[other, connections], strict=True)
+        return [one.per_s / two.per_s for one, two in pairs]
+
+    def as_json(self) -> list[dict[str, object]]:
+        return [
+            {
+                "contestant": name,
+                "connections": connections,
+                "per_s": [round(one.per_s, 1) for one in slices],
+                "cpu_us": [round(one, 1) for one in self.cpu_us[name, connections]],
+                "percentiles_ms": {
+                    p: round(self.percentile_ms(name, connections, p), 3)
+                    for p in slices[0].percentiles_ms
+                },
+                "max_ms": max(one.max_ms for one in slices),
+            }
+            for (name, connections), slices in self.slices.items()
+        ]
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    *,
+    connections: Sequence[int],
+    rounds: int,
+    seconds: int,
+    advance: Callable[[str], None],
+) -> Table:
+    """Load each contestant at each number of connections, interleaved A B A B.
+
+    Args:
+        contestants: who; each starts anew every round.
+        connections: requests in flight.
+        rounds: how often.
+        seconds: of each slice.
+        advance: told of each slice done, for the progress bar.
+    """
+    table = Table()
+    servers, loads = split_cores()
+    for round_ in range(rounds):
+        with ExitStack() as stack:
+            at_work = [stack.enter_context(running(one, cores=servers)) for one in contestants]
+            sent = dict.fromkeys((one.contestant.name for one in at_work), 0)
+            for one in at_work:
+                warm = wrk.load(
+                    one.url, connections=16, seconds=WARM_UP_S, prefix="warm", cores=loads
+                )
+                sent[one.contestant.name] += warm.requests
+            for many in connections:
+                # Neither is always the first: the order turns round by round.
+                for one in at_work if round_ % 2 == 0 else reversed(at_work):
+                    name = one.contestant.name
+                    prefix = f"c{many}-"
+                    before_s = one.cpu_s()
+                    slice_ = wrk.load(
+                        one.url, connections=many, seconds=seconds, prefix=prefix, cores=loads
+                    )
+                    cpu_us = (one.cpu_s() - before_s) * 1e6 / slice_.requests
+                    table.add(name, many, slice_, cpu_us)
+                    sent[name] += slice_.requests
+                    advance(f"{one.contestant.title} at {many}: {slice_.per_s:,.0f}/s")
+            for one in at_work:
+                if one.contestant.app is None:
+                    audit.check(
+                        one,
+                        answered=sent[one.contestant.name],
+                        unanswered_max=16 + sum(connections),
+                    )
+    return table
