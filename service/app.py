@@ -6,13 +6,13 @@ import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 import service
 from service import exchange as exchanges
-from service import movements, openapi, pages, probes, problems, telemetry
+from service import movements, openapi, operations, pages, probes, problems, reads, telemetry
 from service.errors import CODES
 from service.exchange import ExchangeMiddleware
 from service.settings import Settings
@@ -20,8 +20,6 @@ from service.teller import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from starlette.routing import BaseRoute
 
     from service.exchange import Endpoint
     from service.teller import Teller
@@ -46,12 +44,15 @@ def create_app(teller: Teller | None = None) -> FastAPI:
     app.state.teller = teller
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.include_router(movements.router)
+    app.include_router(operations.router)
+    app.include_router(reads.router)
     app.include_router(probes.router)
     app.include_router(pages.router)
     app.mount("/assets", pages.assets, name="assets")
+    app.state.direct = _direct(movements.router, operations.router, reads.router)
     app.add_middleware(
         ExchangeMiddleware,
-        direct=_direct(movements.router.routes),
+        direct=app.state.direct,
         last_resort=problems.internal,
         request_log=lambda: _teller(app).settings.request_log,
     )
@@ -83,11 +84,13 @@ def _teller(app: FastAPI) -> Teller:
     return cast("Teller", app.state.teller)
 
 
-def _direct(routes: list[BaseRoute]) -> dict[tuple[str, str], Endpoint]:
+def _direct(*routers: APIRouter) -> dict[tuple[str, str], Endpoint]:
+    """The endpoints by method and path, those with a parameter in the path left out."""
     return {
         (method, route.path): cast("Endpoint", route.endpoint)
-        for route in routes
-        if isinstance(route, APIRoute)
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and "{" not in route.path
         for method in route.methods or ()
     }
 
@@ -99,7 +102,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = cast("dict[str, str]", getattr(error, "headers", None) or {})
     status = getattr(error, "status_code", 500)
     if status == 405:  # noqa: PLR2004 - Method Not Allowed
-        allow = headers.get("allow") or headers.get("Allow") or ""
+        # The framework names the methods of the first route at this path, not of all.
+        direct = [method for method, at in request.app.state.direct if at == path]
+        allow = ", ".join(sorted(direct)) or headers.get("allow") or headers.get("Allow") or ""
         return problems.problem(
             exchange,
             CODES["method-not-allowed"],

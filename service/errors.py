@@ -125,6 +125,14 @@ CODES: Final[dict[str, Code]] = {
             _READ_ONLY,
         ),
         _fix(
+            "filter-invalid",
+            400,
+            "The filter is not valid",
+            "Send type as deposit, withdrawal or burn, and outcome as applied, refused or burned; "
+            "each once, or not at all.",
+            _READ_ONLY,
+        ),
+        _fix(
             "cursor-invalid",
             400,
             "The cursor is not valid",

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import unicodedata
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -20,10 +19,11 @@ from service.identity import get_current_user
 from service.keys import get_key
 from service.ledger import KeyReused, Movement, Recorded
 from service.openapi import DEPOSIT, WITHDRAW
+from service.receipts import receipt
 
 if TYPE_CHECKING:
     from service.exchange import Exchange
-    from service.ledger import Decision, Entry, Kind
+    from service.ledger import Decision, Kind
     from service.money import Currency
     from service.teller import Teller
 
@@ -36,7 +36,6 @@ _FIELDS: Final = frozenset({"amount", "currency", "reference"})
 # control, format, private use, unassigned, surrogate (Unicode general categories)
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs"})
 _JSON: Final = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RECEIPT_TYPE: Final = (b"content-type", b"application/json")
 _FIRST: Final = (b"idempotent-replayed", b"false")
 _REPLAY: Final = (b"idempotent-replayed", b"true")
@@ -210,28 +209,4 @@ def _render(exchange: Exchange, decision: Decision, currency: Currency, *, insta
             differs=list(decision.differs),
             first={"transaction": first.seq, "outcome": first.outcome},
         )
-    return problems.problem(
-        exchange,
-        CODES["account-not-found"],
-        "This user has no account; nothing was stored. Retry with the same key once it is open.",
-        instance=instance,
-    )
-
-
-def receipt(entry: Entry, currency: Currency) -> bytes:
-    """The receipt of a row, from the row alone: the same bytes every time."""
-    reference = "null" if entry.reference is None else json.dumps(entry.reference)
-    amount = "null" if entry.amount_minor is None else f'"{currency.text(entry.amount_minor)}"'
-    reason = "" if entry.reason is None else f',"reason":"{entry.reason}"'
-    return (
-        f'{{"transaction":{entry.seq},"type":"{entry.kind}","amount":{amount},'
-        f'"balance":"{currency.text(entry.balance_after_minor)}","currency":"{currency.code}",'
-        f'"reference":{reference},"outcome":"{entry.outcome}"{reason},'
-        f'"created_at":"{timestamp(entry.created_at_us)}"}}'
-    ).encode()
-
-
-def timestamp(created_at_us: int) -> str:
-    """RFC 3339 in UTC with six decimals, whatever they are."""
-    moment = _EPOCH + timedelta(microseconds=created_at_us)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return problems.account_not_found(exchange, instance=instance)

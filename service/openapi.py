@@ -51,6 +51,14 @@ class MovementRequest(BaseModel):
     ] = None
 
 
+class Balance(BaseModel):
+    """What the account holds; ``transaction`` is its last sequence number, 0 before the first."""
+
+    balance: str
+    currency: str
+    transaction: Annotated[int, Field(ge=0)]
+
+
 class Receipt(BaseModel):
     """One ledger row. ``balance`` is the balance after it; amounts are strings, exact."""
 
@@ -65,26 +73,58 @@ class Receipt(BaseModel):
     created_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
+class Transactions(BaseModel):
+    """A page of receipts, newest first."""
+
+    transactions: list[Receipt]
+    next: Annotated[
+        str | None, Field(description="The cursor of the next page; null on the last one.")
+    ]
+
+
+RECEIPT_EXAMPLE: Final[dict[str, Any]] = {
+    "transaction": 17,
+    "type": "deposit",
+    "amount": "12.34",
+    "balance": "112.34",
+    "currency": "USD",
+    "reference": None,
+    "outcome": "applied",
+    "created_at": "2026-01-02T03:04:05.678901Z",
+}
+_BURN: Final = RECEIPT_EXAMPLE | {
+    "transaction": 18,
+    "type": "burn",
+    "amount": None,
+    "outcome": "burned",
+}
+# Beside the routes and not in them: there FastAPI would leave every null out.
+_EXAMPLES: Final[dict[str, object]] = {
+    "deposit": RECEIPT_EXAMPLE,
+    "withdrawal": RECEIPT_EXAMPLE | {"type": "withdrawal", "balance": "87.66"},
+    "burn": _BURN,
+    "balance": {"balance": "112.34", "currency": "USD", "transaction": 18},
+    "transactions": {"transactions": [_BURN, RECEIPT_EXAMPLE], "next": "AQAAAAAAAAAR"},
+}
+
 _TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-_PARAMETERS: Final[list[dict[str, Any]]] = [
-    {
-        "name": "user_id",
-        "in": "header",
-        "required": True,
-        "description": "Who is asking. Proxies that drop underscores: send X-User-Id instead.",
-        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
-        "example": "alice",
-    },
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": True,
-        "description": "One key an operation, for ever: bare, or an RFC 9651 string.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 512},
-        "example": "7f0d5c1e-1f4b-4b0e-9a3e-0c5b8a2f6d11",
-    },
-]
+USER_PARAMETER: Final[dict[str, Any]] = {
+    "name": "user_id",
+    "in": "header",
+    "required": True,
+    "description": "Who is asking. Proxies that drop underscores: send X-User-Id instead.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    "example": "alice",
+}
+KEY_PARAMETER: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "One key an operation, for ever: bare, or an RFC 9651 string.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+    "example": "7f0d5c1e-1f4b-4b0e-9a3e-0c5b8a2f6d11",
+}
 
 _HEADERS: Final[dict[str, Any]] = {
     "X-Request-Id": {"description": "The caller's, or made.", "schema": {"type": "string"}},
@@ -94,10 +134,15 @@ _HEADERS: Final[dict[str, Any]] = {
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     "Location": {"description": "The receipt's own address.", "schema": {"type": "string"}},
+    "Link": {
+        "description": 'The next page (RFC 8288): `</transactions?...>; rel="next"`.',
+        "schema": {"type": "string"},
+    },
 }
 
 
-def _headers(*names: str) -> dict[str, Any]:
+def headers_of(*names: str) -> dict[str, Any]:
+    """The description of those header fields, X-Request-Id included."""
     return {name: _HEADERS[name] for name in ("X-Request-Id", *names)}
 
 
@@ -117,6 +162,8 @@ def problem_example(code: Code, path: str) -> dict[str, Any]:
         example |= {"instance": "/transactions/18", "transaction": 18}
         example |= {"amount": "500.00"} if code.outcome == "refused" else {}
         return example | {"balance": "112.34", "currency": "USD"}
+    if code.name == "key-settled":
+        example |= {"receipt": RECEIPT_EXAMPLE}
     if code.name == "key-reused":
         example |= {"differs": ["amount"], "first": {"transaction": 17, "outcome": "applied"}}
     return example | {"trace_id": _TRACE}
@@ -132,7 +179,7 @@ def problem_responses(path: str, *names: str) -> dict[int | str, dict[str, Any]]
             code.status,
             {
                 "description": "",
-                "headers": _headers(*headers),
+                "headers": headers_of(*headers),
                 "content": {
                     MEDIA_TYPE: {
                         "schema": {"$ref": "#/components/schemas/Problem"},
@@ -150,6 +197,19 @@ def problem_responses(path: str, *names: str) -> dict[int | str, dict[str, Any]]
     return by_status
 
 
+def answer(description: str, model: str, example: str, *headers: str) -> dict[str, Any]:
+    """The description of a success: its schema's, its example's and its header fields' names."""
+    content = {
+        "schema": {"$ref": f"#/components/schemas/{model}"},
+        "examples": {example: {"$ref": f"#/components/examples/{example}"}},
+    }
+    return {
+        "description": description,
+        "headers": headers_of(*headers),
+        "content": {"application/json": content},
+    }
+
+
 _EVERY_POST: Final = (
     *("user-invalid", "key-missing", "key-invalid", "body-invalid", "amount-invalid"),
     *("amount-precision", "amount-not-positive", "amount-too-large", "currency-mismatch"),
@@ -159,27 +219,13 @@ _EVERY_POST: Final = (
 )
 
 
-def _movement(path: str, kind: str, refusal: str, balance: str) -> dict[str, Any]:
-    receipt = {
-        "transaction": 17,
-        "type": kind,
-        "amount": "12.34",
-        "balance": balance,
-        "currency": "USD",
-        "reference": None,
-        "outcome": "applied",
-        "created_at": "2026-01-02T03:04:05.678901Z",
-    }
-    applied = {
-        "description": "Applied; or applied before, and this is the same receipt again.",
-        "headers": _headers("Idempotent-Replayed", "Location"),
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/Receipt"},
-                "example": receipt,
-            }
-        },
-    }
+def _movement(path: str, kind: str, refusal: str) -> dict[str, Any]:
+    applied = answer(
+        "Applied; or applied before, and this is the same receipt again.",
+        "Receipt",
+        kind,
+        *("Idempotent-Replayed", "Location"),
+    )
     body = {
         "required": True,
         "content": {
@@ -197,12 +243,12 @@ def _movement(path: str, kind: str, refusal: str, balance: str) -> dict[str, Any
         "status_code": 201,
         "response_model": None,
         "responses": {201: applied, **problem_responses(path, refusal, *_EVERY_POST)},
-        "openapi_extra": {"parameters": _PARAMETERS, "requestBody": body},
+        "openapi_extra": {"parameters": [USER_PARAMETER, KEY_PARAMETER], "requestBody": body},
     }
 
 
-DEPOSIT: Final = _movement("/deposit", "deposit", "balance-limit", "112.34")
-WITHDRAW: Final = _movement("/withdraw", "withdrawal", "insufficient-funds", "87.66")
+DEPOSIT: Final = _movement("/deposit", "deposit", "balance-limit")
+WITHDRAW: Final = _movement("/withdraw", "withdrawal", "insufficient-funds")
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -214,8 +260,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
             description=DESCRIPTION,
             routes=app.routes,
         )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (MovementRequest, Receipt, Problem):
-            schemas[model.__name__] = model.model_json_schema()
+        components = document.setdefault("components", {})
+        components["examples"] = {name: {"value": value} for name, value in _EXAMPLES.items()}
+        schemas = components.setdefault("schemas", {})
+        for model in (MovementRequest, Receipt, Balance, Transactions, Problem):
+            schemas[model.__name__] = model.model_json_schema(
+                ref_template="#/components/schemas/{model}"
+            )
+            schemas[model.__name__].pop("$defs", None)
         app.openapi_schema = document
     return app.openapi_schema

@@ -111,6 +111,16 @@ def timed_out(exchange: Exchange, *, instance: str) -> Answer:
     )
 
 
+def account_not_found(exchange: Exchange, *, instance: str) -> Answer:
+    """The answer to a user without an account; nothing is stored."""
+    return problem(
+        exchange,
+        CODES["account-not-found"],
+        "This user has no account; nothing was stored. Retry with the same key once it is open.",
+        instance=instance,
+    )
+
+
 def internal(exchange: Exchange) -> Answer:
     """The answer of last resort. The log has the traceback, the client has the trace id."""
     return problem(

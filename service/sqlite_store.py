@@ -76,7 +76,7 @@ class SqliteStore:
         clock_us: Callable[[], int] = now_us,
     ) -> None:
         self._writer = writer
-        self._readers = readers
+        self.readers: Final = readers
         self._currency = currency
         self._balance_max_minor = balance_max_minor
         self._open_on_first = open_on_first
@@ -101,7 +101,7 @@ class SqliteStore:
 
     async def revision(self) -> Revision:
         """See ``Store.revision``."""
-        async with self._readers.connect() as connection:
+        async with self.readers.connect() as connection:
             revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
             runs_from = await connection.scalar(select(schema.ledger.c.runs_from))
         return Revision(str(revision), str(runs_from))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from service.ledger import Decision, Movement
 
 
@@ -20,6 +22,15 @@ class Revision(NamedTuple):
 
 class Store(Protocol):
     """One ledger in one database."""
+
+    @property
+    def readers(self) -> AsyncEngine:
+        """Read-only connections, apart from the writer's: all that ``reader.Reader`` needs.
+
+        They are in autocommit (a statement is a snapshot, and none outlives it), a few at most,
+        and the database itself refuses to write through them.
+        """
+        ...
 
     async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
         """Decide and store a batch in one transaction; return only once it is durable.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from service import migrations, sqlite, sqlite_store
 from service.committer import Committer
+from service.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ class Teller:
     body_timeout_s: float
     store: Store
     committer: Committer
+    reader: Reader
 
 
 @asynccontextmanager
@@ -48,7 +50,7 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
                 answer_timeout_ms=settings.answer_timeout_ms,
                 wal_rows_max=settings.wal_rows_max,
             )
-            async with committer.running():
+            async with committer.running(), Reader(store.readers).running() as reader:
                 yield Teller(
                     settings=settings,
                     currency=settings.money(),
@@ -56,4 +58,5 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
                     body_timeout_s=settings.body_timeout_ms / 1000,
                     store=store,
                     committer=committer,
+                    reader=reader,
                 )
