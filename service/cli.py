@@ -163,6 +163,7 @@ async def _serve(settings: Settings, *, with_seed: bool) -> int:
         freeze_garbage()
         await server.serve(sockets=[listener])
         watch.cancel()
+        await teller.committer.finish()
         if teller.committer.failed.is_set():
             # Not closed cleanly on purpose: the next process reads the truth from disk.
             log.critical("stopped for a restart")
@@ -211,6 +212,8 @@ def _stop_on_signals(server: uvicorn.Server, teller: Teller, drain_timeout_s: in
 
 async def _stop_on_failure(server: uvicorn.Server, teller: Teller) -> None:
     await teller.committer.failed.wait()
+    # Everything accepted is answered by now; only bodies still on their way could hold it up.
+    server.config.timeout_graceful_shutdown = CLOSE_GRACE_S
     server.should_exit = True
 
 

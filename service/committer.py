@@ -27,6 +27,10 @@ TICK_S: Final = 0.25
 IDLE_BEFORE_CHECKPOINT_S: Final = 1.0
 
 _NOT_EXECUTED: Final = "This attempt was not executed. Retry with the same key."
+_CUT_SHORT: Final = (
+    "The service stopped during the commit: the movement is stored once or not at all. "
+    "Retry with the same key."
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +87,7 @@ class Committer:
         self._retiring = False
         self._stopping = False
         self._running = False
+        self._task: asyncio.Task[None] | None = None
         self.failed = asyncio.Event()
 
     # -- for requests -----------------------------------------------------------------------
@@ -142,14 +147,13 @@ class Committer:
     async def running(self) -> AsyncIterator[Committer]:
         """Run the loop; at the end, answer everything that was accepted, then stop."""
         self._running = True
-        loop = asyncio.create_task(self._loop(), name="committer")
+        self._task = asyncio.create_task(self._loop(), name="committer")
         watch = asyncio.create_task(self._watch(), name="committer-watch")
         try:
             yield self
         finally:
-            self.drain()
             try:
-                await loop
+                await self.finish()
             finally:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
@@ -162,6 +166,12 @@ class Committer:
         """Turn new movements away from now on; what was accepted is still carried out."""
         self._stopping = True
         self._wake.set()
+
+    async def finish(self) -> None:
+        """Drain, and return once the last batch is answered; ``failed`` is then final."""
+        self.drain()
+        if self._task is not None:
+            await self._task
 
     async def _loop(self) -> None:
         try:
@@ -179,8 +189,12 @@ class Committer:
                 self._batch = []
                 if self._checkpoint_due(idle=False):
                     await self._checkpoint()
+        except Exception:  # a bug of the loop itself: only a new process can take its place
+            log.critical("writer failed", exc_info=True)
+            self.failed.set()
         finally:
             self._running = False
+            _answer_all(self._batch, OutcomeUnknownError(_CUT_SHORT))
             self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
 
     def _take(self) -> list[_Waiting]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy import select, text
 
 from service import schema, sqlite
-from service.errors import OutcomeUnknownError, UnavailableError
+from service.errors import OutcomeUnknownError, StartError, UnavailableError
 from service.ledger import Account, Entry, fold, genesis
 from service.sqlite import WriterConnection, driver
 from service.store import Revision, now_us
@@ -128,7 +128,7 @@ class SqliteStore:
                 # SQLite has undone it, or will now: nothing of it is there afterwards.
                 _roll_back(connection)
                 raise _unavailable(error) from error
-            raise OutcomeUnknownError(_UNKNOWN.format(error)) from error
+            raise OutcomeUnknownError(_UNKNOWN) from error
         return result
 
     def _decide_and_write(self, connection: Any, movements: Sequence[Movement]) -> list[Decision]:
@@ -201,6 +201,7 @@ async def opened(
         raw = await connection.get_raw_connection()
         writer = raw.driver_connection
         assert isinstance(writer, WriterConnection)  # noqa: S101 - made by engine() above
+        await writer.run(_settle_log)
         yield SqliteStore(
             writer,
             readers,
@@ -212,7 +213,7 @@ async def opened(
 
 
 _UNKNOWN: Final = (
-    "The database failed at the commit ({}): the movement is stored once or not at all. "
+    "The database failed at the commit: the movement is stored once or not at all. "
     "The service restarts and reads the truth from disk. Retry with the same key."
 )
 
@@ -220,6 +221,30 @@ _UNKNOWN: Final = (
 def _checkpoint(connection: Any) -> tuple[int, int, int]:
     row: tuple[int, int, int] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return row
+
+
+def _settle_log(connection: Any) -> None:
+    """Bring what a killed process left in the write-ahead log into the database file, synced.
+
+    It may have written a commit that it never synced. Read back from the kernel's cache that row
+    looks stored, and its retry would be answered as a replay: it has to be durable first.
+    """
+    try:
+        busy, frames, copied = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    except driver.Error as error:
+        if _primary_code(error) != _FULL:
+            raise StartError(
+                f"The ledger's write-ahead log could not be synced: {error}. Nothing is lost; "
+                "mend the disk, then start again."
+            ) from error
+        # The log itself is synced before its pages are copied, which took the space.
+        log.warning("checkpoint failed", extra={"error": str(error)})
+        return
+    if busy:
+        # Another process works on the file, so that none of its log was ever left behind.
+        log.info("checkpoint left to another process")
+    elif frames > 0:
+        log.info("log settled", extra={"wal_frames": frames, "copied_frames": copied})
 
 
 def _roll_back(connection: Any) -> None:
@@ -230,7 +255,7 @@ def _roll_back(connection: Any) -> None:
         connection.execute("ROLLBACK")
     except driver.Error as error:
         # The connection is stuck in a transaction: only a restart from disk is safe.
-        raise OutcomeUnknownError(_UNKNOWN.format(error)) from error
+        raise OutcomeUnknownError(_UNKNOWN) from error
 
 
 def _primary_code(error: Any) -> int:
