@@ -16,7 +16,7 @@ from service import movements, openapi, operations, pages, probes, problems, rea
 from service.errors import CODES
 from service.exchange import ExchangeMiddleware
 from service.settings import Settings
-from service.teller import opened
+from service.teller import listening, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,6 +39,8 @@ def create_app(teller: Teller | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
+        # One instrumentation only, and it is the ExchangeMiddleware's.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers={HTTPException: _http_error},
     )
     app.state.teller = teller
@@ -55,6 +57,7 @@ def create_app(teller: Teller | None = None) -> FastAPI:
         direct=app.state.direct,
         last_resort=problems.internal,
         request_log=lambda: _teller(app).settings.request_log,
+        metrics=lambda: _teller(app).metrics,
     )
     return app
 
@@ -64,8 +67,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if app.state.teller is None:
         settings = Settings.load()
         telemetry.configure_logging(settings.log_level)
-        async with opened(settings) as app.state.teller:
-            yield
+        async with opened(settings) as teller:
+            app.state.teller = teller
+            with listening(teller):
+                yield
         app.state.teller = None
     else:
         yield

@@ -136,7 +136,7 @@ class _Server(uvicorn.Server):
 async def _serve(settings: Settings, *, with_seed: bool) -> int:
     from service import seed as demo  # noqa: PLC0415
     from service.app import create_app, freeze_garbage  # noqa: PLC0415
-    from service.teller import opened  # noqa: PLC0415
+    from service.teller import listening, opened  # noqa: PLC0415
 
     async with opened(settings) as teller:
         if with_seed:
@@ -161,7 +161,8 @@ async def _serve(settings: Settings, *, with_seed: bool) -> int:
         if sys.stderr.isatty():
             click.echo(f"Teller listens on {address} (API: {address}/docs)", err=True)
         freeze_garbage()
-        await server.serve(sockets=[listener])
+        with listening(teller):
+            await server.serve(sockets=[listener])
         watch.cancel()
         await teller.committer.finish()
         if teller.committer.failed.is_set():

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import asynccontextmanager
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final
 
 from service.errors import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.ledger import Decision, Movement
+    from service.metrics import Metrics
     from service.store import Store
 
 TICK_S: Final = 0.25
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class _Waiting:
-    """A movement, the future its request awaits, and since when (event loop's seconds)."""
+    """A movement, the future its request awaits, and since when (``monotonic`` seconds)."""
 
     __slots__ = ("future", "movement", "since_s")
 
@@ -69,6 +71,7 @@ class Committer:
         batch_size_max: int,
         answer_timeout_ms: int,
         wal_rows_max: int,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._queue_depth_max = queue_depth_max
@@ -76,6 +79,7 @@ class Committer:
         self._batch_size_max = batch_size_max
         self._answer_timeout_s = answer_timeout_ms / 1000
         self._rows_max = wal_rows_max
+        self._metrics = metrics
         # Users take turns: the ring holds each user with a queue once.
         self._ring: deque[str] = deque()
         self._queues: dict[str, deque[_Waiting]] = {}
@@ -83,6 +87,7 @@ class Committer:
         self._depth = 0
         self._rows = 0
         self._busy_at_s = 0.0
+        self._oldest_since_s: float | None = None
         self._wake = asyncio.Event()
         self._retiring = False
         self._stopping = False
@@ -98,8 +103,8 @@ class Committer:
         The future resolves only after the transaction is durable. It may be cancelled: the
         movement is then carried out all the same.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Decision | OperatingError] = loop.create_future()
+        future: asyncio.Future[Decision | OperatingError]
+        future = asyncio.get_running_loop().create_future()
         queue = self._queues.get(movement.user_id)
         if self._stopping or self.failed.is_set():
             future.set_result(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
@@ -113,7 +118,8 @@ class Committer:
             if queue is None:
                 queue = self._queues[movement.user_id] = deque()
                 self._ring.append(movement.user_id)
-            queue.append(_Waiting(movement, future, loop.time()))
+            # The event loop's own clock stands still while it works, and ticks milliseconds.
+            queue.append(_Waiting(movement, future, monotonic()))
             self._depth += 1
             self._wake.set()
         return future
@@ -137,9 +143,18 @@ class Committer:
 
     def oldest_age_s(self) -> float:
         """How long the oldest unanswered movement has waited, in seconds; 0 if none does."""
+        since_s = self._oldest()
+        return 0.0 if since_s is None else monotonic() - since_s
+
+    def oldest_age_seen_s(self) -> float:
+        """The same as of the last tick, for another thread: it goes on growing in a stuck loop."""
+        since_s = self._oldest_since_s
+        return 0.0 if since_s is None else monotonic() - since_s
+
+    def _oldest(self) -> float | None:
         sinces = [waiting.since_s for waiting in self._batch]
         sinces += [queue[0].since_s for queue in self._queues.values()]
-        return asyncio.get_running_loop().time() - min(sinces) if sinces else 0.0
+        return min(sinces, default=None)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -214,19 +229,24 @@ class Committer:
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         """Commit a batch and answer it; one that fails on a bug is halved until it is alone."""
+        movements = [waiting.movement for waiting in batch]
+        began_s = monotonic()
         try:
-            decisions = await self._store.commit([waiting.movement for waiting in batch])
+            decisions = await self._store.commit(movements)
         except OutcomeUnknownError as error:
             log.critical("commit outcome unknown", exc_info=True)
             self.failed.set()
-            _answer_all(batch, error)
+            self._answer_failed(batch, error)
         except OperatingError as error:
-            _answer_all(batch, error)
+            self._answer_failed(batch, error)
         except Exception:  # the loop must live: one bad movement is not everybody's outage
             if len(batch) == 1:
                 log.exception("movement failed")
-                _answer_all(batch, InternalError("The movement failed; it was not executed."))
+                bug = InternalError("The movement failed; it was not executed.")
+                self._answer_failed(batch, bug)
                 return
+            if self._metrics is not None:
+                self._metrics.retried("split")
             half = len(batch) // 2
             await self._commit(batch[:half])
             if self.failed.is_set():
@@ -237,20 +257,33 @@ class Committer:
             self._rows += len(batch)
             for waiting, decision in zip(batch, decisions, strict=True):
                 waiting.answer(decision)
+            if self._metrics is not None:
+                waits_s = [began_s - waiting.since_s for waiting in batch]
+                self._metrics.committed(
+                    movements, decisions, waits_s=waits_s, timing=self._store.timing
+                )
+
+    def _answer_failed(self, batch: list[_Waiting], error: OperatingError) -> None:
+        _answer_all(batch, error)
+        if self._metrics is not None:
+            self._metrics.failed(error.code.name, error.cause)
 
     def _checkpoint_due(self, *, idle: bool) -> bool:
         return self._rows >= self._rows_max or (idle and self._rows > 0)
 
     async def _checkpoint(self) -> None:
         self._rows = 0
-        await self._store.checkpoint()
+        began_s = perf_counter()
+        checkpoint = await self._store.checkpoint()
+        if self._metrics is not None:
+            self._metrics.checkpointed(checkpoint, perf_counter() - began_s)
 
     async def _watch(self) -> None:
         """Give every movement an answer in time, and let the loop tidy up when it is idle."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_S)
-            now = loop.time()
+            now = monotonic()
+            self._oldest_since_s = self._oldest()
             if self._ring or self._batch:
                 self._busy_at_s = now
                 self._answer_late(before_s=now - self._answer_timeout_s)

@@ -340,9 +340,10 @@ class OperatingError(Exception):
     code: Code = CODES["internal"]
     retry_after_s: int | None = 1
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, *, cause: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.cause = cause  # the database's own name of its error, for metrics
 
 
 class OverloadedError(OperatingError):

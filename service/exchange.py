@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from service.metrics import Metrics
+
     Endpoint = Callable[[Request], Awaitable[Response]]
 
 SCOPE_KEY: Final = "teller.exchange"
@@ -35,6 +37,7 @@ class Exchange:
     """What is known of a request beside its body, and what its log line will say."""
 
     __slots__ = (
+        "code",
         "fields",
         "key",
         "outcome",
@@ -55,6 +58,7 @@ class Exchange:
         given = self.fields.get(b"x-request-id", b"")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
         self.key: str | None = None
+        self.code: str | None = None
         self.outcome: str | None = None
         self.replayed: bool | None = None
         self.status = 0
@@ -67,14 +71,15 @@ class Exchange:
             return found[1].decode()
         return self.request_id.decode()
 
-    def write_log(self, method: str, route: str) -> None:
+    def write_log(self, method: str, route: str, duration_s: float) -> None:
         """One line a request; never a raw key, a body, or an amount beside a user."""
         fields: dict[str, Any] = {
             "request_id": self.request_id.decode(),
             "method": method,
             "route": route,
             "status": self.status,
-            "duration_ms": round((perf_counter() - self.started_s) * 1000, 3),
+            "duration_ms": round(duration_s * 1000, 3),
+            "code": self.code,
             "outcome": self.outcome,
             "replayed": self.replayed,
             "key_hash": self.key and sha256(self.key.encode()).hexdigest()[:16],
@@ -115,11 +120,13 @@ class ExchangeMiddleware:
         direct: Mapping[tuple[str, str], Endpoint],
         last_resort: Callable[[Exchange], Response],
         request_log: Callable[[], bool],
+        metrics: Callable[[], Metrics | None],
     ) -> None:
         self._app = app
         self._direct = direct
         self._last_resort = last_resort
         self._request_log = request_log
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -146,8 +153,12 @@ class ExchangeMiddleware:
                 exchange.status = response.status_code
                 await response(scope, receive, send)
         finally:
+            duration_s = perf_counter() - exchange.started_s
+            metrics = self._metrics()
+            if metrics is not None:
+                metrics.request(method, route, exchange.status, duration_s, code=exchange.code)
             if self._request_log():
-                exchange.write_log(method, route)
+                exchange.write_log(method, route, duration_s)
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> str:
         """The way through FastAPI; returns the route's pattern, for the log."""

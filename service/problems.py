@@ -66,6 +66,7 @@ def problem(
         headers: beyond those of the code.
         members: extension members (RFC 9457, section 3.2).
     """
+    exchange.code = code.name
     exchange.outcome = outcome or code.outcome
     body = {
         "type": f"/problems/{code.name}",
@@ -137,6 +138,7 @@ def refusal(exchange: Exchange, entry: Entry, currency: Currency, *, replayed: b
     The wording is therefore part of the contract; a test holds the literal bytes.
     """
     code = CODES["key-burned" if entry.kind == "burn" else str(entry.reason)]
+    exchange.code = code.name
     exchange.outcome = entry.outcome
     exchange.replayed = replayed
     balance = currency.text(entry.balance_after_minor)

@@ -77,6 +77,13 @@ class Settings(BaseSettings):
     auto_migrate: bool = Field(
         default=True, description="Whether `serve` brings the schema up to date by itself."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="The port of Prometheus metrics at `/metrics`, 0 for any free one; none "
+        "unless set.",
+    )
     request_log: bool = Field(default=True, description="Whether each request writes a log line.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least severe log line written."
@@ -136,8 +143,9 @@ class Settings(BaseSettings):
         dotenv = {k.upper(): v for k, v in dotenv_values(DOTENV).items()}
         ignored = _check_names({**dotenv, **os.environ})
         given = {name: value for name, value in given.items() if value is not None}
-        if "TELLER_PORT" in ignored:
-            given.setdefault("port", cls.model_fields["port"].default)
+        for name in ("port", "metrics_port"):
+            if PREFIX + name.upper() in ignored:
+                given.setdefault(name, cls.model_fields[name].default)
         try:
             settings = cls(**given)
             settings.money()

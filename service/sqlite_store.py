@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from service import schema, sqlite
 from service.errors import OutcomeUnknownError, StartError, UnavailableError
 from service.ledger import Account, Entry, fold, genesis
 from service.sqlite import WriterConnection, driver
-from service.store import Revision, now_us
+from service.store import Checkpoint, Revision, Timing, now_us
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -81,6 +82,7 @@ class SqliteStore:
         self._balance_max_minor = balance_max_minor
         self._open_on_first = open_on_first
         self._clock_us = clock_us
+        self.timing: Timing | None = None
 
     async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
         """See ``Store.commit``: the whole batch is one function in the connection's thread."""
@@ -90,14 +92,15 @@ class SqliteStore:
         """See ``Store.open_accounts``."""
         return await self._writer.run(self._in_transaction, self._open_missing, users)
 
-    async def checkpoint(self) -> None:
+    async def checkpoint(self) -> Checkpoint | None:
         """Copy the write-ahead log into the database file as far as readers allow."""
         try:
             _busy, frames, copied = await self._writer.run(_checkpoint)
         except driver.Error as error:
             log.warning("checkpoint failed", extra={"error": str(error)})
-            return
+            return None
         log.debug("checkpoint", extra={"wal_frames": frames, "copied_frames": copied})
+        return Checkpoint(frames, copied)
 
     async def revision(self) -> Revision:
         """See ``Store.revision``."""
@@ -110,9 +113,12 @@ class SqliteStore:
         self, connection: Any, work: Callable[[Any, Any], Result], argument: Any
     ) -> Result:
         """Run ``work`` inside BEGIN IMMEDIATE and COMMIT, in the connection's thread."""
+        began_ns = time.time_ns()
         try:
             connection.execute("BEGIN IMMEDIATE")
+            locked_ns = time.time_ns()
             result = work(connection, argument)
+            decided_ns = time.time_ns()
         except driver.Error as error:
             _roll_back(connection)
             if _primary_code(error) in _REASONS:
@@ -129,6 +135,7 @@ class SqliteStore:
                 _roll_back(connection)
                 raise _unavailable(error) from error
             raise OutcomeUnknownError(_UNKNOWN) from error
+        self.timing = Timing(began_ns, locked_ns, decided_ns, time.time_ns())
         return result
 
     def _decide_and_write(self, connection: Any, movements: Sequence[Movement]) -> list[Decision]:
@@ -268,7 +275,8 @@ def _unavailable(error: Any) -> UnavailableError:
     )
     return UnavailableError(
         f"The database {_REASONS[_primary_code(error)]}; this attempt was not executed. "
-        "Retry with the same key after the pause in Retry-After."
+        "Retry with the same key after the pause in Retry-After.",
+        cause=error.sqlite_errorname,
     )
 
 

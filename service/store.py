@@ -20,8 +20,49 @@ class Revision(NamedTuple):
     runs_from: str
 
 
+class Timing(NamedTuple):
+    """When a committed transaction reached its steps, in nanoseconds since 1970 UTC."""
+
+    began_ns: int
+    locked_ns: int
+    decided_ns: int
+    committed_ns: int
+
+    @property
+    def lock_s(self) -> float:
+        """How long it waited for the write lock, in seconds."""
+        return max(self.locked_ns - self.began_ns, 0) / 1e9
+
+    @property
+    def decide_s(self) -> float:
+        """How long it read, decided and wrote, in seconds."""
+        return max(self.decided_ns - self.locked_ns, 0) / 1e9
+
+    @property
+    def commit_s(self) -> float:
+        """How long COMMIT took, the disk's sync in it, in seconds."""
+        return max(self.committed_ns - self.decided_ns, 0) / 1e9
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint of a write-ahead log found and did, in its frames (pages)."""
+
+    frames: int
+    copied: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the log is in the database file now."""
+        return self.copied >= self.frames
+
+
 class Store(Protocol):
     """One ledger in one database."""
+
+    @property
+    def timing(self) -> Timing | None:
+        """The steps of the last transaction that committed, for metrics and traces."""
+        ...
 
     @property
     def readers(self) -> AsyncEngine:
@@ -52,8 +93,11 @@ class Store(Protocol):
         """Open an account with balance zero for each user without one; return those opened."""
         ...
 
-    async def checkpoint(self) -> None:
-        """Do the engine's housekeeping between batches. Never raises for a slow or full disk."""
+    async def checkpoint(self) -> Checkpoint | None:
+        """Do the engine's housekeeping between batches; None if it failed or there is none.
+
+        Never raises for a slow or full disk.
+        """
         ...
 
     async def revision(self) -> Revision:

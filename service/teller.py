@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import logging
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import service
 from service import migrations, sqlite, sqlite_store
 from service.committer import Committer
 from service.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
+    from service.metrics import Metrics
     from service.money import Currency
     from service.settings import Settings
     from service.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Teller:
     store: Store
     committer: Committer
     reader: Reader
+    metrics: Metrics | None = None
 
 
 @asynccontextmanager
@@ -41,6 +48,7 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
     path = sqlite.file_of(settings.database_url)
     async with sqlite.guarded(path), sqlite.opened(settings) as writers:
         await migrations.make_ready(writers, settings)
+        metrics = _metrics(settings, path)
         async with sqlite_store.opened(settings, writers) as store:
             committer = Committer(
                 store,
@@ -49,7 +57,11 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
                 batch_size_max=settings.batch_size_max,
                 answer_timeout_ms=settings.answer_timeout_ms,
                 wal_rows_max=settings.wal_rows_max,
+                metrics=metrics,
             )
+            if metrics is not None:
+                metrics.watch_limit(settings.queue_depth_max)
+                metrics.watch_queue(lambda: committer.depth, committer.oldest_age_seen_s)
             async with committer.running(), Reader(store.readers).running() as reader:
                 yield Teller(
                     settings=settings,
@@ -59,4 +71,34 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
                     store=store,
                     committer=committer,
                     reader=reader,
+                    metrics=metrics,
                 )
+
+
+@contextmanager
+def listening(teller: Teller) -> Iterator[None]:
+    """Serve the teller's metrics, if it has some, beside whatever serves its requests.
+
+    Raises:
+        StartError: the port cannot be had.
+    """
+    if teller.metrics is None or teller.settings.metrics_port is None:
+        yield
+        return
+    from service import metrics  # noqa: PLC0415
+
+    host = teller.settings.host
+    with metrics.listening(teller.metrics, host, teller.settings.metrics_port) as port:
+        log.info("metrics listening", extra={"host": host, "port": port})
+        yield
+
+
+def _metrics(settings: Settings, path: Path) -> Metrics | None:
+    """The metrics, if a port is set to ask for them at; their library is imported only then."""
+    if settings.metrics_port is None:
+        return None
+    from service.metrics import Metrics  # noqa: PLC0415
+
+    metrics = Metrics(version=service.__version__, engine="sqlite")
+    metrics.watch_file(path)
+    return metrics
