@@ -1,11 +1,14 @@
-"""The README's table of settings, made of the class; run as a module it prints it."""
+"""The README's table of settings, made of the class; run as a module it writes it there."""
 
 from __future__ import annotations
 
 import json
-import sys
+import re
+from pathlib import Path
 
 from service.settings import PREFIX, Settings
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def rows() -> str:
@@ -20,4 +23,5 @@ def rows() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(rows() + "\n")
+    table = re.compile(r"\| Variable \| Default \| Meaning \|\n(?:\|.*\n)+")
+    README.write_text(table.sub(lambda _: rows() + "\n", README.read_text(), count=1))

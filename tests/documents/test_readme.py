@@ -103,7 +103,7 @@ def test_the_test_command_is_the_one_that_ci_calls() -> None:
 
 
 def test_the_table_of_settings_is_the_class() -> None:
-    assert rows() in README
+    assert rows() in README, "write it: uv run python -m tests.documents.settings_table"
 
 
 def test_every_command_of_teller_is_named() -> None:
