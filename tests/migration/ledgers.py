@@ -36,7 +36,9 @@ def expand_and(statement: str) -> str:
     return f"{EXPAND}    {statement}\n"
 
 
-CONTRACT: Final = expand_and(f"""op.execute("UPDATE ledger SET runs_from = '{NEWER}'")""")
+CONTRACT: Final = expand_and(
+    "op.execute(sa.text('UPDATE ledger SET runs_from = :r').bindparams(r=revision))"
+)
 
 
 async def ask(database_url: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
