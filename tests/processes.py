@@ -11,8 +11,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from tests import forkserver
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from tests.forkserver import Forked
 
 START_TIMEOUT_S: Final = 30
 
@@ -20,7 +24,7 @@ START_TIMEOUT_S: Final = 30
 class Served:
     """A running service: its address, its log so far, and the means to end it."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
         self.other_lines: list[str] = []
@@ -78,7 +82,7 @@ def started(
     *options: str,
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
-    command: Sequence[str] = (sys.executable, "-m", "service"),
+    command: Sequence[str] = (),
 ) -> Iterator[Served]:
     """Start `teller serve` on a free port without waiting for it; killed at the end if alive.
 
@@ -87,16 +91,22 @@ def started(
         options: more options of `teller serve`.
         env: variables beside this process's own.
         prefix: a command before it, such as strace.
-        command: how to call `teller`.
+        command: how to call `teller`; without it and a prefix it is forked from a process that
+            has Teller imported already, which saves the seconds that takes.
     """
-    arguments = [*prefix, *command, "serve", "--port", "0", "--database", database_url, *options]
-    process = subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **(env or {})},
-    )
+    arguments = ["serve", "--port", "0", "--database", database_url, *options]
+    environment = {**os.environ, **(env or {})}
+    process: subprocess.Popen[str] | Forked
+    if forkserver.AVAILABLE and not prefix and not command:
+        process = forkserver.fork(arguments, environment)
+    else:
+        process = subprocess.Popen(
+            [*prefix, *(command or (sys.executable, "-m", "service")), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
     server = Served(process)
     try:
         yield server

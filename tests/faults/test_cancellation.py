@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
-import portalocker
 import pytest
 
 from service.app import create_app
@@ -16,6 +13,7 @@ from service.ledger import Movement, Recorded
 from service.sqlite import file_of
 from service.teller import opened
 from tests.conftest import headers
+from tests.faults.locks import assert_no_guard_is_held, assert_no_lock_is_held
 from tests.faults.seeded import Gate, seeded
 
 if TYPE_CHECKING:
@@ -29,34 +27,6 @@ if TYPE_CHECKING:
     from service.teller import Teller
 
 BODY = b'{"amount": "1"}'
-# Another process, so that this one keeps one SQLite library and one way to the file.
-WRITE_AT_ONCE = """
-import sys
-from pysqlite3 import dbapi2
-connection = dbapi2.connect(sys.argv[1], isolation_level=None, timeout=0)
-connection.execute("BEGIN IMMEDIATE")
-connection.execute("ROLLBACK")
-"""
-
-
-def assert_no_lock_is_held(path: Path) -> None:
-    """Another process gets the write lock without waiting."""
-    done = subprocess.run(
-        [sys.executable, "-c", WRITE_AT_ONCE, str(path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def assert_no_guard_is_held(path: Path) -> None:
-    """Whoever wants the file for itself gets it without waiting."""
-    with path.with_name(path.name + ".lock").open("a") as guard:
-        portalocker.lock(
-            guard, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
-        )
 
 
 async def post(app: Any, key: str, *, gone: asyncio.Event | None = None) -> list[Message]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
+from itertools import count
 from typing import TYPE_CHECKING
 
-import httpx
-
+from service.sqlite import file_of
+from tests.clients import Wire
 from tests.conftest import headers
+from tests.faults.locks import assert_no_guard_is_held, assert_no_lock_is_held
 from tests.processes import serving, started
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.processes import Served
 
 OPEN = {"TELLER_ACCOUNT_OPENING": "on_first_deposit", "TELLER_REQUEST_LOG": "false"}
 ONE = b'{"amount": "1"}'
+USERS = 4
 # `teller` on the standard library's SQLite, as on a machine without a wheel of Teller's own.
 UNFIXED = (
     "import sys; sys.modules['pysqlite3'] = None; import service.sqlite as s; "
@@ -24,77 +30,114 @@ UNFIXED = (
 )
 
 
-async def send(urls: list[str], keys: list[str]) -> dict[str, bytes]:
-    """Deposit 1 under each key at every address, 16 at a time; the receipts of those answered."""
-    receipts: dict[str, bytes] = {}
+class Clients:
+    """Clients of one or more services: what they asked, and every receipt that they were given."""
 
-    async def keep_sending(client: httpx.AsyncClient, url: str, waiting: list[str]) -> None:
-        # A few workers and no crowd before the pool: httpx's pool searches all who wait.
-        while waiting:
-            key = waiting.pop()
-            try:
-                answer = await client.post(f"{url}/deposit", content=ONE, headers=headers(key))
-            except httpx.TransportError:
-                continue
-            assert answer.status_code == 201, answer.text
-            assert receipts.setdefault(key, answer.content) == answer.content
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.receipts: dict[int, bytes] = {}
+        self.unanswered: set[int] = set()
 
-    async with httpx.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as workers:
-        for url in urls:
-            waiting = keys[::-1]
-            for _ in range(16):
-                workers.create_task(keep_sending(client, url, waiting))
-    return receipts
+    async def send(self, urls: list[str], numbers: Iterable[int]) -> None:
+        """Deposit 1 under each number's key at each address, 16 at a time, while it answers."""
+        async with asyncio.TaskGroup() as workers:
+            for url in urls:
+                waiting = iter(numbers)
+                for _ in range(16):
+                    workers.create_task(self._send(url, waiting))
+
+    async def _send(self, url: str, waiting: Iterable[int]) -> None:
+        try:
+            async with Wire(url) as wire:
+                for number in waiting:
+                    self.asked.append(number)
+                    self.unanswered.add(number)
+                    fields = headers(f"k{number}", user=f"user-{number % USERS}")
+                    reply = await wire.post("/deposit", ONE, fields)
+                    assert reply.status == 201, reply.body
+                    assert self.receipts.setdefault(number, reply.body) == reply.body
+                    self.unanswered.discard(number)
+        except ConnectionError:
+            return
+
+    async def settle(self, url: str) -> None:
+        """Ask everything again: each gets the receipt it had, and every account is gapless."""
+        asked = sorted(set(self.asked))
+        await self.send([url], asked)
+        assert not self.unanswered
+        for user in range(USERS):
+            receipts = [json.loads(self.receipts[n]) for n in asked if n % USERS == user]
+            receipts.sort(key=lambda receipt: receipt["transaction"])
+            expected = [*range(1, len(receipts) + 1)]
+            assert [receipt["transaction"] for receipt in receipts] == expected
+            assert [receipt["balance"] for receipt in receipts] == [f"{n}.00" for n in expected]
 
 
-async def kill_soon(server: Served, delay_s: float) -> None:
-    await asyncio.sleep(delay_s)
-    server.process.send_signal(signal.SIGKILL)
+async def signal_after(
+    receipts: int, clients: Clients, server: Served, number: signal.Signals
+) -> None:
+    """Send the signal once the clients have that many receipts more."""
+    wanted = len(clients.receipts) + receipts
+    while len(clients.receipts) < wanted:  # noqa: ASYNC110 - a test may look now and then
+        await asyncio.sleep(0.001)
+    server.process.send_signal(number)
 
 
 async def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing(
     database_url: str,
 ) -> None:
-    known: dict[str, bytes] = {}
-    keys: list[str] = []
-    for round_ in range(4):
-        keys += [f"r{round_}-{i}" for i in range(400)]
+    clients, numbers = Clients(), count()
+    for receipts in (1, 20, 50, 120, 300, 700):
         with serving(database_url, env=OPEN) as server:
-            answered, _ = await asyncio.gather(
-                send([server.url], keys), kill_soon(server, 0.15 + 0.1 * round_)
+            await asyncio.gather(
+                clients.send([server.url], numbers),
+                signal_after(receipts, clients, server, signal.SIGKILL),
             )
-        for key, receipt in answered.items():
-            assert known.setdefault(key, receipt) == receipt
+            assert server.wait() == -signal.SIGKILL
+        assert clients.unanswered, "the kill met no request at work"
+        assert_no_guard_is_held(file_of(database_url))
+    assert_no_lock_is_held(file_of(database_url))
     with serving(database_url, env=OPEN) as server:
-        settled = await send([server.url], keys)
-        assert known.items() <= settled.items()
-        last = await send([server.url], ["last"])
-        assert b'"transaction":1601,' in last["last"]
-        assert b'"balance":"1601.00"' in last["last"]
+        await clients.settle(server.url)
         assert server.terminate() == 0
 
 
 async def test_two_processes_on_one_file_share_keys_exactly_once(database_url: str) -> None:
-    keys = [f"k{i}" for i in range(1_000)]
+    clients = Clients()
     with (
         serving(database_url, env=OPEN) as one,
         serving(database_url, env=OPEN) as two,
     ):
-        assert len(await send([one.url, two.url], keys)) == 1_000
-        last = await send([two.url], ["last"])
-        assert b'"balance":"1001.00"' in last["last"]
+        await clients.send([one.url, two.url], range(2_000))
+        assert len(clients.asked) == 4_000
+        assert len(clients.receipts) == 2_000
+        await clients.settle(two.url)
+
+
+async def test_of_two_processes_the_killed_one_leaves_the_other_at_work(database_url: str) -> None:
+    clients = Clients()
+    with serving(database_url, env=OPEN) as other, serving(database_url, env=OPEN) as killed:
+        await asyncio.gather(
+            clients.send([killed.url], count(250)),
+            clients.send([other.url], range(500)),
+            signal_after(300, clients, killed, signal.SIGKILL),
+        )
+        assert killed.wait() == -signal.SIGKILL
+        assert clients.receipts.keys() >= {*range(500)}
+        await clients.settle(other.url)
 
 
 async def test_sigterm_under_load_keeps_every_receipt_and_exits_0(database_url: str) -> None:
-    keys = [f"k{i}" for i in range(1_000)]
+    clients, numbers = Clients(), count()
     with serving(database_url, env=OPEN) as server:
-        load = asyncio.create_task(send([server.url], keys))
-        await asyncio.sleep(0.2)
-        server.process.send_signal(signal.SIGTERM)
-        answered = await load
+        await asyncio.gather(
+            clients.send([server.url], numbers),
+            signal_after(300, clients, server, signal.SIGTERM),
+        )
         assert server.wait() == 0
+        assert server.events("stopped")
     with serving(database_url, env=OPEN) as server:
-        assert answered.items() <= (await send([server.url], keys)).items()
+        await clients.settle(server.url)
 
 
 def test_with_an_unfixed_library_the_second_process_refuses_and_says_why(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +13,7 @@ from service.ledger import Movement, Recorded
 from service.sqlite import file_of
 from service.teller import opened
 from tests.conftest import client_of, headers
+from tests.faults.locks import locked_by_another_process
 from tests.faults.seeded import FULL, IOERR_FSYNC, READONLY, Gate, failing, seeded
 
 if TYPE_CHECKING:
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
 
     from service.settings import Settings
     from service.teller import Teller
-
-# Another process, so that this one keeps one SQLite library and one way to the file.
-LOCKER = """
-import sys
-from pysqlite3 import dbapi2
-connection = dbapi2.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
 
 
 async def deposit(client: httpx.AsyncClient, key: str, **more: Any) -> httpx.Response:
@@ -164,16 +153,9 @@ async def test_a_file_locked_past_the_busy_timeout_is_503_unavailable_without_sq
     settings = make_settings(busy_timeout_ms=100)
     async with opened(settings) as teller, client_of(teller) as client:
         await teller.store.open_accounts(["alice"])
-        path = str(file_of(settings.database_url))
-        with subprocess.Popen(  # noqa: ASYNC220 - started once, and waited for elsewhere
-            [sys.executable, "-c", LOCKER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as locker:
-            assert locker.stdout is not None and locker.stdin is not None
-            assert await asyncio.to_thread(locker.stdout.readline) == b"locked\n"
+        with locked_by_another_process(file_of(settings.database_url)):
             refused = await asyncio.gather(*(deposit(client, f"k{i}") for i in range(3)))
             ready = await client.get("/readyz")
-            locker.stdin.close()
-            await asyncio.to_thread(locker.wait)
         for answer in refused:
             assert_unavailable(answer)
         assert ready.status_code == 200
