@@ -28,6 +28,7 @@ _INJECTED: Final = re.compile(
     r"TELLER_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )
 _INJECTED_PORT: Final = re.compile(r"TELLER_(?:\w+_)?PORT")
+_PASSWORD: Final = re.compile(r"(://[^/@]*?:).*(@)")
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +145,12 @@ class Settings(BaseSettings):
         ignored = _check_names({**dotenv, **os.environ})
         given = {name: value for name, value in given.items() if value is not None}
         for name in ("port", "metrics_port"):
-            if PREFIX + name.upper() in ignored:
-                given.setdefault(name, cls.model_fields[name].default)
+            variable = PREFIX + name.upper()
+            if variable in ignored:
+                # What .env says stands: the variable that hides it is not anybody's wish.
+                written = dotenv.get(variable) or "tcp://"
+                default = cls.model_fields[name].default
+                given.setdefault(name, default if written.startswith("tcp://") else written)
         try:
             settings = cls(**given)
             settings.money()
@@ -190,8 +195,11 @@ def _check_names(variables: Mapping[str, str | None]) -> set[str]:
         if injected_port or (name not in known and _INJECTED.fullmatch(name)):
             ignored.add(name)
         elif name.upper() not in known:
-            near = get_close_matches(name.upper(), known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "README.md lists the settings."
+            # Without the prefix, which all names share: it would make any two look alike.
+            near = get_close_matches(
+                name.upper().removeprefix(PREFIX), map(str.upper, Settings.model_fields), n=1
+            )
+            hint = f"Did you mean {PREFIX}{near[0]}?" if near else "README.md lists the settings."
             raise StartError(f"{name} is not a setting of Teller. {hint}")
     return ignored
 
@@ -201,5 +209,7 @@ def _in_words(error: ValidationError) -> str:
     for problem in error.errors():
         name = PREFIX + str(problem["loc"][0]).upper()
         field = Settings.model_fields[str(problem["loc"][0])]
-        lines.append(f"{name}={problem['input']}: {problem['msg']}. {field.description}")
+        # A password in the URL is not for the log that this line ends up in.
+        given = _PASSWORD.sub(r"\1***\2", str(problem["input"]))
+        lines.append(f"{name}={given}: {problem['msg']}. {field.description}")
     return "\n".join(lines)
