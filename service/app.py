@@ -16,7 +16,7 @@ from service import movements, openapi, operations, pages, probes, problems, rea
 from service.errors import CODES
 from service.exchange import ExchangeMiddleware
 from service.settings import Settings
-from service.teller import listening, opened
+from service.teller import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,6 +58,7 @@ def create_app(teller: Teller | None = None) -> FastAPI:
         last_resort=problems.internal,
         request_log=lambda: _teller(app).settings.request_log,
         metrics=lambda: _teller(app).metrics,
+        traces=lambda: _teller(app).traces,
     )
     return app
 
@@ -67,10 +68,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if app.state.teller is None:
         settings = Settings.load()
         telemetry.configure_logging(settings.log_level)
-        async with opened(settings) as teller:
-            app.state.teller = teller
-            with listening(teller):
-                yield
+        async with serving(settings) as app.state.teller:
+            yield
         app.state.teller = None
     else:
         yield

@@ -136,9 +136,9 @@ class _Server(uvicorn.Server):
 async def _serve(settings: Settings, *, with_seed: bool) -> int:
     from service import seed as demo  # noqa: PLC0415
     from service.app import create_app, freeze_garbage  # noqa: PLC0415
-    from service.teller import listening, opened  # noqa: PLC0415
+    from service.teller import serving  # noqa: PLC0415
 
-    async with opened(settings) as teller:
+    async with serving(settings) as teller:
         if with_seed:
             await demo.seed(teller)
         listener = _listen(settings.host, settings.port)
@@ -161,8 +161,7 @@ async def _serve(settings: Settings, *, with_seed: bool) -> int:
         if sys.stderr.isatty():
             click.echo(f"Teller listens on {address} (API: {address}/docs)", err=True)
         freeze_garbage()
-        with listening(teller):
-            await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener])
         watch.cancel()
         await teller.committer.finish()
         if teller.committer.failed.is_set():

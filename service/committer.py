@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final
 
+from service import traces as spans
 from service.errors import (
     InternalError,
     OperatingError,
@@ -21,9 +22,12 @@ from service.errors import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from opentelemetry.trace import Span
+
     from service.ledger import Decision, Movement
     from service.metrics import Metrics
     from service.store import Store
+    from service.traces import Traces
 
 TICK_S: Final = 0.25
 IDLE_BEFORE_CHECKPOINT_S: Final = 1.0
@@ -40,14 +44,19 @@ log = logging.getLogger(__name__)
 class _Waiting:
     """A movement, the future its request awaits, and since when (``monotonic`` seconds)."""
 
-    __slots__ = ("future", "movement", "since_s")
+    __slots__ = ("future", "movement", "since_s", "span")
 
     def __init__(
-        self, movement: Movement, future: asyncio.Future[Decision | OperatingError], since_s: float
+        self,
+        movement: Movement,
+        future: asyncio.Future[Decision | OperatingError],
+        since_s: float,
+        span: Span | None,
     ) -> None:
         self.movement = movement
         self.future = future
         self.since_s = since_s
+        self.span = span
 
     def answer(self, answer: Decision | OperatingError) -> None:
         # The client may have hung up; the money moved all the same.
@@ -72,6 +81,7 @@ class Committer:
         answer_timeout_ms: int,
         wal_rows_max: int,
         metrics: Metrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._store = store
         self._queue_depth_max = queue_depth_max
@@ -80,6 +90,7 @@ class Committer:
         self._answer_timeout_s = answer_timeout_ms / 1000
         self._rows_max = wal_rows_max
         self._metrics = metrics
+        self._traces = traces
         # Users take turns: the ring holds each user with a queue once.
         self._ring: deque[str] = deque()
         self._queues: dict[str, deque[_Waiting]] = {}
@@ -119,7 +130,8 @@ class Committer:
                 queue = self._queues[movement.user_id] = deque()
                 self._ring.append(movement.user_id)
             # The event loop's own clock stands still while it works, and ticks milliseconds.
-            queue.append(_Waiting(movement, future, monotonic()))
+            span = None if self._traces is None else spans.current()
+            queue.append(_Waiting(movement, future, monotonic(), span))
             self._depth += 1
             self._wake.set()
         return future
@@ -232,7 +244,7 @@ class Committer:
         movements = [waiting.movement for waiting in batch]
         began_s = monotonic()
         try:
-            decisions = await self._store.commit(movements)
+            decisions = await self._decided(batch, movements)
         except OutcomeUnknownError as error:
             log.critical("commit outcome unknown", exc_info=True)
             self.failed.set()
@@ -262,6 +274,16 @@ class Committer:
                 self._metrics.committed(
                     movements, decisions, waits_s=waits_s, timing=self._store.timing
                 )
+
+    async def _decided(self, batch: list[_Waiting], movements: list[Movement]) -> list[Decision]:
+        """What the store decides, under the batch's span if a request in it is sampled."""
+        if self._traces is None:
+            return await self._store.commit(movements)
+        with self._traces.batch([waiting.span for waiting in batch], len(batch)) as span:
+            decisions = await self._store.commit(movements)
+            if span is not None:
+                self._traces.committed(span, self._store.timing)
+            return decisions
 
     def _answer_failed(self, batch: list[_Waiting], error: OperatingError) -> None:
         _answer_all(batch, error)

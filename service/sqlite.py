@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import sqlite3 as stdlib_sqlite
 from contextlib import asynccontextmanager
@@ -121,7 +122,9 @@ class WriterConnection(aiosqlite.Connection):
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run ``function(connection, *args)`` on the driver's own connection."""
-        result: Result = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]
+        # In the caller's context: a log line of that thread belongs to the caller's trace.
+        run = contextvars.copy_context().run
+        result: Result = await self._execute(run, function, self._conn, *args)  # type: ignore[no-untyped-call]
         return result
 
 

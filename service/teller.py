@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import service
-from service import migrations, sqlite, sqlite_store
+from service import migrations, sqlite, sqlite_store, traces
 from service.committer import Committer
 from service.reader import Reader
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.money import Currency
     from service.settings import Settings
     from service.store import Store
+    from service.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,11 @@ class Teller:
     committer: Committer
     reader: Reader
     metrics: Metrics | None = None
+    traces: Traces | None = None
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Teller]:
+async def opened(settings: Settings, *, tracing: Traces | None = None) -> AsyncIterator[Teller]:
     """Open guard, schema, store and committer; at the end drain and close them the other way.
 
     Raises:
@@ -58,6 +60,7 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
                 answer_timeout_ms=settings.answer_timeout_ms,
                 wal_rows_max=settings.wal_rows_max,
                 metrics=metrics,
+                traces=tracing,
             )
             if metrics is not None:
                 metrics.watch_limit(settings.queue_depth_max)
@@ -72,7 +75,21 @@ async def opened(settings: Settings) -> AsyncIterator[Teller]:
                     committer=committer,
                     reader=reader,
                     metrics=metrics,
+                    traces=tracing,
                 )
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Teller]:
+    """A teller seen from outside: opened, traced as OTEL_* ask for, its metrics on their port.
+
+    Raises:
+        StartError: the ledger cannot be served, or what is asked for cannot be had.
+    """
+    with traces.exporting("sqlite") as tracing:
+        async with opened(settings, tracing=tracing) as teller:
+            with listening(teller):
+                yield teller
 
 
 @contextmanager

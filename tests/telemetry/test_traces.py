@@ -1,0 +1,276 @@
+"""One server span a request, one span a batch, linked both ways; nothing where nothing is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry import context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+
+from service.errors import UnavailableError
+from service.ledger import Movement
+from service.teller import opened
+from service.traces import Traces
+from tests.conftest import client_of, headers
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    import httpx
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import Span
+
+    from service.errors import OperatingError
+    from service.ledger import Decision
+    from service.settings import Settings
+    from service.teller import Teller
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+NOT_SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+BODY = {"amount": "12.34"}
+# Prints what a start with these variables would have imported and set up.
+PROBE = """
+import sys
+from service import traces
+with traces.exporting("sqlite") as tracing:
+    print(tracing is not None, "opentelemetry.sdk" in sys.modules)
+"""
+
+
+class Traced:
+    """A teller whose spans are kept: all of the sampled ones, none of the others."""
+
+    def __init__(self, *, ratio: float = 1.0) -> None:
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(ratio)))
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = provider.get_tracer("test")
+        self.traces = Traces(self.tracer, engine="sqlite")
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    return dict(span.attributes or {})
+
+
+def linked(span: ReadableSpan) -> list[int]:
+    return [link.context.span_id for link in span.links]
+
+
+def ids(spans: Sequence[ReadableSpan]) -> list[int]:
+    return [span.context.span_id for span in spans if span.context is not None]
+
+
+@pytest.fixture
+def traced() -> Traced:
+    return Traced()
+
+
+@pytest.fixture
+async def traced_teller(
+    make_settings: Callable[..., Settings], traced: Traced
+) -> AsyncIterator[Teller]:
+    async with opened(make_settings(metrics_port=0), tracing=traced.traces) as teller:
+        await teller.store.open_accounts(["alice", "bob"])
+        yield teller
+
+
+@pytest.fixture
+async def traced_client(traced_teller: Teller) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(traced_teller) as client:
+        yield client
+
+
+async def test_a_deposit_is_one_server_span_by_the_http_conventions(
+    traced: Traced, traced_client: httpx.AsyncClient
+) -> None:
+    await traced_client.post("/deposit", json=BODY, headers={**headers("one"), **SAMPLED})
+    servers = [
+        span for span in traced.exporter.get_finished_spans() if span.kind is SpanKind.SERVER
+    ]
+    assert [span.name for span in servers] == ["POST /deposit"]
+    span = servers[0]
+    assert span.context is not None and span.parent is not None
+    assert f"{span.context.trace_id:032x}" == TRACE
+    assert f"{span.parent.span_id:016x}" == PARENT
+    found = attributes(span)
+    assert found.pop("user_agent.original")
+    assert found == {
+        "http.request.method": "POST",
+        "http.route": "/deposit",
+        "http.response.status_code": 201,
+        "url.path": "/deposit",
+        "url.scheme": "http",
+        "network.protocol.version": "1.1",
+        "server.address": "teller.test",
+        "client.address": "127.0.0.1",
+        "teller.outcome": "applied",
+        "teller.replayed": False,
+    }
+    assert span.status.status_code is StatusCode.UNSET
+
+
+async def test_a_batch_is_linked_to_its_requests_and_they_to_it_with_the_commit_under_it(
+    traced: Traced, traced_teller: Teller
+) -> None:
+    waiting = []
+    requests = [traced.tracer.start_span(f"request {number}") for number in range(3)]
+    # Submitted in one turn of the loop: one batch.
+    for number, request in enumerate(requests):
+        movement = Movement("alice", f"key-{number}", "deposit", 1, None)
+        waiting.append(_submitted_under(traced_teller, request, movement))
+    for future in waiting:
+        await future
+    for request in requests:
+        request.end()
+    [batch] = traced.named("commit batch")
+    ended = [traced.named(f"request {number}")[0] for number in range(3)]
+    assert linked(batch) == ids(ended)
+    assert [linked(request) for request in ended] == [ids([batch])] * 3
+    assert attributes(batch)["teller.batch.movements"] == 3
+    for step in ("BEGIN", "COMMIT"):
+        [span] = traced.named(step)
+        assert span.parent is not None and [span.parent.span_id] == ids([batch])
+        assert attributes(span) == {"db.system.name": "sqlite", "db.operation.name": step}
+        assert (span.start_time or 0) <= (span.end_time or 0)
+
+
+def _submitted_under(
+    teller: Teller, request: Span, movement: Movement
+) -> asyncio.Future[Decision | OperatingError]:
+    token = context.attach(set_span_in_context(request))
+    try:
+        return teller.committer.submit(movement)
+    finally:
+        context.detach(token)
+
+
+async def test_a_sampled_out_request_leaves_no_span_and_its_answer_still_names_the_trace(
+    traced: Traced, traced_client: httpx.AsyncClient
+) -> None:
+    answer = await traced_client.post(
+        "/deposit", json={"amount": "0"}, headers={**headers("one"), **NOT_SAMPLED}
+    )
+    assert answer.json()["trace_id"] == TRACE
+    await traced_client.post("/deposit", json=BODY, headers={**headers("two"), **NOT_SAMPLED})
+    assert traced.exporter.get_finished_spans() == ()
+
+
+async def test_the_callers_sampling_is_kept_though_the_ratio_is_zero(
+    make_settings: Callable[..., Settings],
+) -> None:
+    traced = Traced(ratio=0.0)
+    async with opened(make_settings(), tracing=traced.traces) as teller:
+        await teller.store.open_accounts(["alice"])
+        async with client_of(teller) as client:
+            await client.post("/deposit", json=BODY, headers={**headers("one"), **SAMPLED})
+            await client.post("/deposit", json=BODY, headers=headers("two"))
+    assert sorted(span.name for span in traced.exporter.get_finished_spans()) == [
+        "BEGIN",
+        "COMMIT",
+        "POST /deposit",
+        "commit batch",
+    ]
+
+
+async def test_a_failed_batch_and_its_request_are_errors(
+    traced: Traced,
+    traced_teller: Teller,
+    traced_client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def busy(_movements: object) -> None:
+        raise UnavailableError("The database is busy.", cause="SQLITE_BUSY")
+
+    monkeypatch.setattr(traced_teller.committer._store, "commit", busy)
+    answer = await traced_client.post("/deposit", json=BODY, headers=headers("one"))
+    assert answer.status_code == 503
+    [batch], [request] = traced.named("commit batch"), traced.named("POST /deposit")
+    assert batch.status.status_code is request.status.status_code is StatusCode.ERROR
+    assert attributes(batch)["error.type"] == "unavailable"
+    assert attributes(request)["error.type"] == "503"
+    assert attributes(request)["teller.code"] == "unavailable"
+    assert traced_teller.metrics is not None
+    errors = traced_teller.metrics.registry.get_sample_value(
+        "teller_database_errors_total", {"error": "SQLITE_BUSY"}
+    )
+    assert errors == 1
+
+
+async def test_an_unmatched_address_has_no_route_and_an_odd_method_no_name(
+    traced: Traced, traced_client: httpx.AsyncClient
+) -> None:
+    await traced_client.request("BREW", "/nowhere")
+    [span] = traced.exporter.get_finished_spans()
+    assert span.name == "HTTP"
+    assert attributes(span)["http.request.method"] == "_OTHER"
+    assert attributes(span)["http.request.method_original"] == "BREW"
+    assert "http.route" not in attributes(span)
+
+
+async def test_a_span_that_stands_around_the_service_is_taken_as_the_requests(
+    traced: Traced, traced_client: httpx.AsyncClient
+) -> None:
+    with traced.tracer.start_as_current_span("an agent's", kind=SpanKind.SERVER):
+        await traced_client.post("/deposit", json=BODY, headers=headers("one"))
+    [server] = traced.named("an agent's")
+    [batch] = traced.named("commit batch")
+    assert linked(batch) == ids([server])
+    assert not traced.named("POST /deposit")
+
+
+@pytest.mark.parametrize(
+    ("variables", "printed"),
+    [
+        ({}, "False False"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "True True"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}, "True True"),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "True True"),
+        (
+            {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+            "False False",
+        ),
+        (
+            {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+            "False False",
+        ),
+    ],
+)
+def test_no_sdk_is_imported_unless_an_exporter_is_asked_for(
+    variables: dict[str, str], printed: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=variables,
+    )
+    assert done.stdout.strip() == printed
+
+
+def test_an_exporter_that_is_not_installed_is_refused_with_its_remedy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--port", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"OTEL_TRACES_EXPORTER": "zipkin"},
+    )
+    assert done.returncode == 1
+    assert "OTEL_TRACES_EXPORTER=none" in done.stderr
+    assert "zipkin" in done.stderr
