@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from hashlib import sha256
+from json.encoder import encode_basestring_ascii
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from starlette.requests import ClientDisconnect, Request
@@ -33,6 +34,8 @@ _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _NO_TRACE: Final = b"0" * 32
 _NONE: Final[frozenset[bytes]] = frozenset()
+
+_REPLAYED: Final = {None: "null", False: "false", True: "true"}
 
 log = logging.getLogger("service.request")
 
@@ -86,22 +89,17 @@ class Exchange:
         """One line a request; never a raw key, a body, or an amount beside a user."""
         if not log.isEnabledFor(logging.INFO):
             return
-        fields: dict[str, Any] = {
-            "trace_id": self.trace or self._caller_trace(),
-            "span_id": self.span_id,
-            "request_id": self.request_id.decode(),
-            "method": method,
-            "route": route,
-            "status": self.status,
-            "duration_ms": round(duration_s * 1000, 3),
-            "code": self.code,
-            "outcome": self.outcome,
-            "replayed": self.replayed,
-            "key_hash": self.key and sha256(self.key.encode()).hexdigest()[:16],
-        }
-        # What log.info() does, without asking the stack who called: it is a third of the cost.
+        # Written out by hand, and without log.info()'s question to the stack who called: a JSON
+        # formatter's search for fields took 60 us of every request (NOTES.md, Performance).
         record = log.makeRecord(log.name, logging.INFO, "", 0, "request", (), None)
-        record.event = fields
+        record.members = (
+            f'"trace_id":{_text(self.trace or self._caller_trace())},'
+            f'"span_id":{_text(self.span_id)},"request_id":{_text(self.request_id.decode())},'
+            f'"method":{_text(method)},"route":{_text(route)},"status":{self.status},'
+            f'"duration_ms":{duration_s * 1000:.3f},"code":{_text(self.code)},'
+            f'"outcome":{_text(self.outcome)},"replayed":{_REPLAYED[self.replayed]},'
+            f'"key_hash":{_text(self.key and sha256(self.key.encode()).hexdigest()[:16])}'
+        )
         log.handle(record)
 
 
@@ -237,3 +235,7 @@ class ExchangeMiddleware:
             if not exchange.status:
                 await self._last_resort(exchange)(scope, receive, send_with_id)
         return str(getattr(scope.get("route"), "path", UNMATCHED))
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else encode_basestring_ascii(value)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from datetime import UTC, datetime
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FIELD_CHARS_MAX: Final = 2_000
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _NAMES: Final = {"levelname": "level", "name": "logger"}
 
 
@@ -39,19 +38,13 @@ class EventFormatter(JsonFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
-        event: dict[str, Any] | None = getattr(record, "event", None)
-        if event is None or record.exc_info:
+        members: str | None = getattr(record, "members", None)
+        if members is None:
             return super().format(record)
-        # A line a request is written: its fields are plain and known, so that they need none of
-        # what looks for fields and reserved names (NOTES.md, Performance).
-        return _encode(
-            {
-                "timestamp": timestamp(record.created),
-                "level": record.levelname,
-                "logger": record.name,
-                "message": record.msg,
-                **event,
-            }
+        # The line that every request writes brings its members as JSON already.
+        return (
+            f'{{"timestamp":"{timestamp(record.created)}","level":"{record.levelname}",'
+            f'"logger":"{record.name}","message":"{record.msg}",{members}}}'
         )
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
@@ -61,7 +54,14 @@ class EventFormatter(JsonFormatter):
 
 def timestamp(created_s: float) -> str:
     """RFC 3339 in UTC with microseconds, of seconds since 1970."""
-    return datetime.fromtimestamp(created_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    second = int(created_s)
+    return f"{_second(second)}.{int((created_s - second) * 1_000_000):06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    """The part that a second's lines share: at 10,000 lines a second, rendered once."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def configure_logging(level: str, stream: TextIO | None = None) -> None:
