@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import select, text
@@ -15,6 +15,7 @@ from service.errors import OutcomeUnknownError, StartError, UnavailableError
 from service.ledger import Account, Entry, fold, genesis
 from service.sqlite import WriterConnection, driver
 from service.store import Checkpoint, Revision, Timing, now_us
+from service.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -70,6 +71,7 @@ class SqliteStore:
         self,
         writer: WriterConnection,
         readers: AsyncEngine,
+        turn: Turn,
         *,
         currency: Currency,
         balance_max_minor: int,
@@ -77,6 +79,7 @@ class SqliteStore:
         clock_us: Callable[[], int] = now_us,
     ) -> None:
         self._writer = writer
+        self._turn = turn
         self.readers: Final = readers
         self._currency = currency
         self._balance_max_minor = balance_max_minor
@@ -114,6 +117,16 @@ class SqliteStore:
     ) -> Result:
         """Run ``work`` inside BEGIN IMMEDIATE and COMMIT, in the connection's thread."""
         began_ns = time.time_ns()
+        with self._turn.taken():
+            return self._in_turn(connection, work, argument, began_ns)
+
+    def _in_turn(
+        self,
+        connection: Any,
+        work: Callable[[Any, Any], Result],
+        argument: Any,
+        began_ns: int,
+    ) -> Result:
         try:
             connection.execute("BEGIN IMMEDIATE")
             locked_ns = time.time_ns()
@@ -204,19 +217,22 @@ async def opened(
     settings: Settings, writers: AsyncEngine, *, clock_us: Callable[[], int] = now_us
 ) -> AsyncIterator[SqliteStore]:
     """The store on a migrated file, with its one writing connection held until the end."""
+    path = sqlite.file_of(settings.database_url)
     async with sqlite.opened(settings, read_only=True) as readers, writers.connect() as connection:
         raw = await connection.get_raw_connection()
         writer = raw.driver_connection
         assert isinstance(writer, WriterConnection)  # noqa: S101 - made by engine() above
         await writer.run(_settle_log)
-        yield SqliteStore(
-            writer,
-            readers,
-            currency=settings.money(),
-            balance_max_minor=settings.balance_max_minor(),
-            open_on_first=settings.account_opening == "on_first_deposit",
-            clock_us=clock_us,
-        )
+        with closing(Turn(path, timeout_s=settings.busy_timeout_ms / 1000)) as turn:
+            yield SqliteStore(
+                writer,
+                readers,
+                turn,
+                currency=settings.money(),
+                balance_max_minor=settings.balance_max_minor(),
+                open_on_first=settings.account_opening == "on_first_deposit",
+                clock_us=clock_us,
+            )
 
 
 _UNKNOWN: Final = (
