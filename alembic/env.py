@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from alembic import context
 
 from service import migrations, schema
+from service.errors import StartError
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if given is not None:
     run(given)
 else:
     # uv run alembic upgrade head
-    settings = Settings.load()
-    context.config.attributes["currency"] = settings.money()
-    asyncio.run(migrations.on_database(settings, run))
+    try:
+        settings = Settings.load()
+        context.config.attributes["currency"] = settings.money()
+        asyncio.run(migrations.on_database(settings, run))
+    except StartError as error:
+        raise SystemExit(str(error)) from error

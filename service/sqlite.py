@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import sqlite3 as stdlib_sqlite
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -35,6 +36,8 @@ driver: Final[Any] = _library
 
 VERSION_NEEDED: Final = (3, 38, 0)  # STRICT tables and the ->> operator
 WAL_BYTES_KEPT: Final = 64 * 2**20
+WAL_RETRY_S: Final = 0.01
+BUSY: Final = 5  # SQLITE_BUSY, the primary result code
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -145,8 +148,14 @@ def engine(path: Path, *, busy_timeout_ms: int, read_only: bool = False) -> Asyn
             timeout=busy_timeout_ms / 1000,
             check_same_thread=False,
         )
-        for pragma in _READER if read_only else _WRITER:
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            if not read_only:
+                _use_wal(connection, busy_timeout_ms=busy_timeout_ms)
+            for pragma in _READER if read_only else _WRITER:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def creator(*_args: Any, **_kwargs: Any) -> WriterConnection:
@@ -164,8 +173,25 @@ def engine(path: Path, *, busy_timeout_ms: int, read_only: bool = False) -> Asyn
     )
 
 
+def _use_wal(connection: Any, *, busy_timeout_ms: int) -> None:
+    """Switch the file to a write-ahead log, once in its life.
+
+    SQLite takes the write lock for this while it reads, and does not wait there: of two processes
+    that start at once on a new file, one would be told that the database is locked.
+    """
+    tries_end_s = time.monotonic() + busy_timeout_ms / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except driver.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != BUSY or time.monotonic() > tries_end_s:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
+
+
 _WRITER: Final = (
-    "journal_mode = WAL",
     "synchronous = FULL",  # a commit is in the log and synced before COMMIT returns
     "fullfsync = ON",  # macOS: fsync alone does not reach the platter
     "checkpoint_fullfsync = ON",
