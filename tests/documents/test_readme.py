@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-@pytest.fixture(scope="module")
-def _serving(clone: Path) -> Iterator[None]:
+@contextmanager
+def serving(clone: Path) -> Iterator[None]:
     """The README's first command, with `pip install uv` left out: the tests run by uv."""
     install, start = START.strip().split(" && ")
     assert install == "pip install uv"
@@ -86,14 +87,18 @@ def body(answer: str) -> str:
     return answer.partition("\n\n")[2]
 
 
-@pytest.mark.usefixtures("_serving")
-def test_the_first_curl_its_retry_and_the_refusal_are_answered_as_printed() -> None:
-    first = said(DEPOSIT)
-    assert told(first, FIRST) == []
-    again = said(DEPOSIT)
-    assert told(again, AGAIN) == []
-    assert body(again) == body(first)
-    assert told(said(WITHDRAW), REFUSED) == []
+def test_the_first_curl_its_retries_and_the_refusal_are_answered_as_printed(clone: Path) -> None:
+    with serving(clone):
+        first = said(DEPOSIT)
+        assert told(first, FIRST) == []
+        again = said(DEPOSIT)
+        assert told(again, AGAIN) == []
+        assert body(again) == body(first)
+        assert told(said(WITHDRAW), REFUSED) == []
+    with serving(clone):
+        after_restart = said(DEPOSIT)
+        assert told(after_restart, AGAIN) == []
+        assert body(after_restart) == body(first)
 
 
 def test_the_test_command_is_the_one_that_ci_calls() -> None:
