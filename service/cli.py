@@ -9,37 +9,28 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import uvicorn
-from sqlalchemy.exc import SQLAlchemyError
 
-from service import __version__, schema, sqlite, telemetry
+from service import __version__, inspection, schema, sqlite
 from service import migrations as schema_migrations
-from service.errors import OperatingError, StartError
-from service.settings import Settings
+from service.command import EXIT_FAILED, database_option, run, settings_of
+from service.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from service.settings import Settings
     from service.teller import Teller
 
 Result = TypeVar("Result")
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 # After the drain limit the answers still owed are given up; the disk gets this long to close.
 CLOSE_GRACE_S: Final = 3
 
 log = logging.getLogger(__name__)
-
-_database = click.option(
-    "--database",
-    "database_url",
-    metavar="URL",
-    help="Where the ledger is. [TELLER_DATABASE_URL; sqlite+aiosqlite:///teller.db]",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,22 +49,22 @@ def main() -> None:
     type=click.IntRange(0, 65535),
     help="Port to listen on, 0 for any free one. [TELLER_PORT; 8000]",
 )
-@_database
+@database_option
 @click.option("--seed", is_flag=True, help="First open demo accounts: alice, bob and carol.")
 def serve(*, host: str | None, port: int | None, database_url: str | None, seed: bool) -> None:
     """Serve the ledger until Ctrl-C or SIGTERM.
 
     What was accepted by then is answered before the command ends.
     """
-    settings = _settings(host=host, port=port, database_url=database_url)
-    sys.exit(_run(_serve(settings, with_seed=seed)))
+    settings = settings_of(host=host, port=port, database_url=database_url)
+    sys.exit(run(_serve(settings, with_seed=seed)))
 
 
 @main.command()
-@_database
+@database_option
 def migrate(*, database_url: str | None) -> None:
     """Bring the database's schema up to date; one ahead of this release is left as it is."""
-    settings = _settings(database_url=database_url)
+    settings = settings_of(database_url=database_url)
 
     async def work() -> str:
         async with (
@@ -82,18 +73,18 @@ def migrate(*, database_url: str | None) -> None:
         ):
             return await schema_migrations.migrate(engine, settings.money())
 
-    revision = _run(work())
+    revision = run(work())
     note = "" if revision == schema.REVISION else f" (this release knows {schema.REVISION})"
     click.echo(f"The database is at revision {revision}{note}.")
 
 
 @main.command()
-@_database
+@database_option
 def seed(*, database_url: str | None) -> None:
     """Open demo accounts with opening balances; safe to run twice."""
     from service import seed as demo  # noqa: PLC0415
 
-    for user, balance in _with_teller(_settings(database_url=database_url), demo.seed).items():
+    for user, balance in _with_teller(settings_of(database_url=database_url), demo.seed).items():
         click.echo(f"{user}: {balance}")
 
 
@@ -104,7 +95,7 @@ def users() -> None:
 
 @users.command("add")
 @click.argument("names", metavar="USER...", nargs=-1, required=True)
-@_database
+@database_option
 def users_add(*, names: tuple[str, ...], database_url: str | None) -> None:
     """Open an account with balance zero for each USER; one that is open stays as it is."""
     for name in names:
@@ -116,9 +107,12 @@ def users_add(*, names: tuple[str, ...], database_url: str | None) -> None:
     async def work(teller: Teller) -> list[str]:
         return await teller.store.open_accounts(names)
 
-    opened = _with_teller(_settings(database_url=database_url), work)
+    opened = _with_teller(settings_of(database_url=database_url), work)
     for name in dict.fromkeys(names):
         click.echo(f"{name}: {'opened' if name in opened else 'was open already'}")
+
+
+main.add_command(inspection.audit)
 
 
 # -- serving --------------------------------------------------------------------------------
@@ -222,22 +216,7 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-# -- running a command ----------------------------------------------------------------------
-
-
-def _settings(**given: Any) -> Settings:
-    try:
-        settings = Settings.load(**given)
-    except StartError as error:
-        _refuse(error, EXIT_USAGE)
-    telemetry.configure_logging(settings.log_level, _log_stream())
-    return settings
-
-
-def _log_stream() -> Any:
-    """``serve`` logs to standard output; a command's own words go there, its log beside them."""
-    context = click.get_current_context()
-    return sys.stdout if context.info_name == "serve" else sys.stderr
+# -- a ledger to work on ----------------------------------------------------------------------
 
 
 def _with_teller(
@@ -245,31 +224,8 @@ def _with_teller(
 ) -> Result:
     from service.teller import opened  # noqa: PLC0415
 
-    async def run() -> Result:
+    async def on_teller() -> Result:
         async with opened(settings) as teller:
             return await work(teller)
 
-    return _run(run())
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end on the fastest loop there is; a refusal becomes one line and exit 1."""
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):  # there is no uvloop on Windows
-        import uvloop  # noqa: PLC0415
-
-        factory = uvloop.new_event_loop
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(work)
-    except StartError as error:
-        _refuse(error, EXIT_FAILED)
-    except (SQLAlchemyError, OperatingError) as error:
-        log.debug("command failed", exc_info=True)
-        cause = getattr(error, "orig", None) or getattr(error, "detail", None) or error
-        _refuse(StartError(f"The database could not be used: {cause}"), EXIT_FAILED)
-
-
-def _refuse(error: StartError, code: int) -> NoReturn:
-    click.echo(f"teller: {error}", err=True)
-    sys.exit(code)
+    return run(on_teller())

@@ -81,7 +81,7 @@ class Reader:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self.engine: Final = engine
         self._tasks: set[asyncio.Task[object]] = set()
 
     @asynccontextmanager
@@ -104,7 +104,7 @@ class Reader:
         async def read(connection: AsyncConnection) -> Row | None:  # type: ignore[type-arg]
             return (await connection.execute(_ACCOUNT, {"user_id": user_id})).one_or_none()
 
-        row = await self._read(read)
+        row = await self.read(read)
         return None if row is None else Account(*row)
 
     async def entry(self, user_id: str, seq: int) -> Entry | None:
@@ -114,7 +114,7 @@ class Reader:
             asked = {"user_id": user_id, "seq": seq}
             return (await connection.execute(_ENTRY.where(_USER), asked)).one_or_none()
 
-        row = await self._read(read)
+        row = await self.read(read)
         return None if row is None else Entry(*row)
 
     async def entry_of_key(self, user_id: str, key: str) -> Entry | None:
@@ -124,7 +124,7 @@ class Reader:
             asked = {"user_id": user_id, "key": key}
             return (await connection.execute(_ENTRY_OF_KEY.where(_USER), asked)).one_or_none()
 
-        row = await self._read(read)
+        row = await self.read(read)
         return None if row is None else Entry(*row)
 
     async def page(
@@ -172,28 +172,59 @@ class Reader:
             lowest = entries[-1].seq if len(entries) == limit else start
             return Page(entries, lowest if lowest > 1 else None)
 
-        return await self._read(read)
+        return await self.read(read)
 
-    async def _read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+    async def read(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[Result]],
+        *,
+        timeout_s: float = READ_TIMEOUT_S,
+        snapshot: bool = False,
+    ) -> Result:
+        """Run ``work`` on a connection, and give that back whatever becomes of the caller.
+
+        Args:
+            work: only reads.
+            timeout_s: how long to wait for it, in seconds.
+            snapshot: whether all its statements see one moment of the database.
+
+        Raises:
+            UnavailableError: the database did not answer, or not in time.
+            OverloadedError: READS_WAITING_MAX reads wait already.
+        """
         if len(self._tasks) >= READS_WAITING_MAX:
             raise OverloadedError(f"Too many reads wait. {_NOTHING_MOVED}")
-        task: asyncio.Task[Result] = asyncio.create_task(self._on_connection(work))
+        task: asyncio.Task[Result] = asyncio.create_task(self._on_connection(work, snapshot))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # A statement that is late goes on by itself and gives its connection back.
-        await asyncio.wait({task}, timeout=READ_TIMEOUT_S)
+        await asyncio.wait({task}, timeout=timeout_s)
         if not task.done():
             task.add_done_callback(_drop)
             raise UnavailableError(f"The database is too slow to read. {_NOTHING_MOVED}")
         return task.result()
 
-    async def _on_connection(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+    async def _on_connection(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[Result]],
+        snapshot: bool,  # noqa: FBT001 - passed on from read
+    ) -> Result:
         try:
-            async with self._engine.connect() as connection:
+            async with self.engine.connect() as connection:
+                if snapshot:
+                    await _begin_snapshot(connection)
                 return await work(connection)
         except (SQLAlchemyError, OSError) as error:
             log.error("database unavailable to a read", extra={"error": str(error)})  # noqa: TRY400 - an operating failure, not a bug
             raise UnavailableError(f"The database cannot be read now. {_NOTHING_MOVED}") from error
+
+
+async def _begin_snapshot(connection: AsyncConnection) -> None:
+    """Leave autocommit until the connection is given back, which rolls back."""
+    if connection.dialect.name == "sqlite":
+        await connection.exec_driver_sql("BEGIN")
+    else:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
 
 
 def _drop(task: asyncio.Task[object]) -> None:

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
         description="The port of Prometheus metrics at `/metrics`, 0 for any free one; none "
         "unless set.",
     )
+    audit: bool = Field(
+        default=True, description="Whether the service audits its ledger, slowly, while it serves."
+    )
     request_log: bool = Field(default=True, description="Whether each request writes a log line.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least severe log line written."

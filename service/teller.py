@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import service
 from service import migrations, sqlite, sqlite_store, traces
+from service.audit import Auditor, AuditState
 from service.committer import Committer
 from service.reader import Reader
+from service.scan import Scan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -36,6 +38,7 @@ class Teller:
     store: Store
     committer: Committer
     reader: Reader
+    audit: AuditState
     metrics: Metrics | None = None
     traces: Traces | None = None
 
@@ -65,7 +68,11 @@ async def opened(settings: Settings, *, tracing: Traces | None = None) -> AsyncI
             if metrics is not None:
                 metrics.watch_limit(settings.queue_depth_max)
                 metrics.watch_queue(lambda: committer.depth, committer.oldest_age_seen_s)
-            async with committer.running(), Reader(store.readers).running() as reader:
+            async with (
+                committer.running(),
+                Reader(store.readers).running() as reader,
+                _auditing(settings, reader) as audit,
+            ):
                 yield Teller(
                     settings=settings,
                     currency=settings.money(),
@@ -74,6 +81,7 @@ async def opened(settings: Settings, *, tracing: Traces | None = None) -> AsyncI
                     store=store,
                     committer=committer,
                     reader=reader,
+                    audit=audit,
                     metrics=metrics,
                     traces=tracing,
                 )
@@ -90,6 +98,17 @@ async def serving(settings: Settings) -> AsyncIterator[Teller]:
         async with opened(settings, tracing=tracing) as teller:
             with listening(teller):
                 yield teller
+
+
+@asynccontextmanager
+async def _auditing(settings: Settings, reader: Reader) -> AsyncIterator[AuditState]:
+    """The continuous audit at work, unless the settings switch it off."""
+    state = AuditState()
+    if not settings.audit:
+        yield state
+        return
+    async with Auditor(Scan(reader), settings.money(), state).running():
+        yield state
 
 
 @contextmanager

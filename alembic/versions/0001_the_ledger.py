@@ -81,6 +81,7 @@ def upgrade() -> None:
         # Clustered by account: one account's rows lie beside each other.
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_movements_created_at_us", "movements", ["created_at_us"])
     if op.get_context().dialect.name == "sqlite":
         for trigger in SQLITE_TRIGGERS:
             op.execute(trigger)

@@ -119,6 +119,9 @@ EXPECTED: Final[dict[str, dict[str, str | None]]] = {
         "ledger": _LEDGER,
         "accounts": _ACCOUNTS,
         "movements": _MOVEMENTS,
+        "ix_movements_created_at_us": (
+            "CREATE INDEX ix_movements_created_at_us ON movements (created_at_us)"
+        ),
         **_TRIGGERS,
         "sqlite_autoindex_accounts_1": None,
         "sqlite_autoindex_movements_2": None,

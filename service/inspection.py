@@ -1,0 +1,166 @@
+"""The commands that look at a ledger and never change it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from service import audit as auditing
+from service import heads, scan
+from service.command import database_option, run, settings_of
+from service.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from service.ledger import Account
+    from service.money import Currency
+    from service.replay import Findings, Violation
+    from service.settings import Settings
+
+EXIT_UNSOUND: Final = 3
+VIOLATIONS_SHOWN_MAX: Final = 20
+
+
+@click.command()
+@database_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--heads",
+    "kept",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Compare with chain heads that --write-heads wrote and that were kept elsewhere.",
+)
+@click.option(
+    "--write-heads",
+    "write_to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every account's chain head to a file, if the ledger is sound.",
+)
+def audit(
+    *, database_url: str | None, as_json: bool, kept: Path | None, write_to: Path | None
+) -> None:
+    """Replay the whole ledger, and name the account and transaction that broke.
+
+    It only reads, and may run beside the service. Checked are each account's sequence without
+    a gap, its chain of hashes, every balance, and that refusals moved nothing. Against someone
+    who rewrites an account from end to end, keep its heads elsewhere: --write-heads, --heads.
+
+    Exit status: 0 sound, 3 not sound, 1 could not be audited, 2 wrong usage.
+    """
+    settings = settings_of(database_url=database_url)
+    started_s = time.monotonic()
+    currency, findings = run(_audited(settings, kept=kept, write_to=write_to))
+    duration_s = time.monotonic() - started_s
+    if as_json:
+        click.echo(json.dumps(_as_json(currency, findings, duration_s)))
+    else:
+        _print(currency, findings, duration_s)
+    sys.exit(0 if findings.sound else EXIT_UNSOUND)
+
+
+async def _audited(
+    settings: Settings, *, kept: Path | None, write_to: Path | None
+) -> tuple[Currency, Findings]:
+    with ExitStack() as files:
+        kept_heads = None
+        if kept is not None:
+            kept_heads = heads.parsed(files.enter_context(kept.open()), str(kept))
+        draft = None if write_to is None else write_to.with_name(write_to.name + ".part")
+        written = None if draft is None else files.enter_context(_new_file(draft))
+
+        def on_account(head: Account) -> None:
+            if written is not None:
+                heads.write(head, written)
+
+        async with scan.opened(settings) as reader:
+            ledger = scan.Scan(reader)
+            currency = await ledger.currency()
+            with progress("Auditing", await ledger.rows_total()) as advance:
+                findings = await auditing.audit(
+                    ledger, kept=kept_heads, on_account=on_account, progress=advance
+                )
+    if draft is not None and write_to is not None:
+        # Never over good heads with those of a ledger that broke.
+        if findings.sound:
+            draft.replace(write_to)
+        else:
+            draft.unlink()
+    return currency, findings
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Any]:
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise StartError(f"{path} cannot be written: {error.strerror}.") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def progress(label: str, rows_total: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar on standard error, where that is a terminal; it is advanced by rows."""
+    if not sys.stderr.isatty():
+        yield lambda _rows: None
+        return
+    with click.progressbar(length=rows_total, label=label, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _place(violation: Violation) -> str:
+    user = "no account" if violation.user_id is None else f"account {violation.user_id}"
+    where = f"{user} (id {violation.account_id})"
+    return where if violation.seq is None else f"{where}, transaction {violation.seq}"
+
+
+def _print(currency: Currency, findings: Findings, duration_s: float) -> None:
+    rate = round(findings.rows / max(duration_s, 0.001))
+    click.echo(
+        f"{findings.accounts} accounts, {findings.rows} transactions replayed "
+        f"in {duration_s:.1f} s ({rate}/s)."
+    )
+    for violation in findings.violations[:VIOLATIONS_SHOWN_MAX]:
+        click.echo(f"{violation.kind}: {_place(violation)}: {violation.detail}")
+    total = sum(findings.counts.values())
+    if total > VIOLATIONS_SHOWN_MAX:
+        click.echo(f"... and {total - VIOLATIONS_SHOWN_MAX} more.")
+    if findings.sound:
+        click.echo(f"Sound. All balances: {currency.text(findings.balance_minor)} {currency.code}.")
+    else:
+        click.echo(
+            f"NOT SOUND: {total} violations; balances and rows differ by "
+            f"{currency.text(findings.imbalance_minor)} {currency.code}. Keep the database as it "
+            "is, take a copy, and compare with a backup."
+        )
+
+
+def _as_json(currency: Currency, findings: Findings, duration_s: float) -> dict[str, Any]:
+    return {
+        "sound": findings.sound,
+        "accounts": findings.accounts,
+        "transactions": findings.rows,
+        "currency": currency.code,
+        "currency_scale": currency.scale,
+        "balance_minor": findings.balance_minor,
+        "imbalance_minor": findings.imbalance_minor,
+        "violations": dict(findings.counts),
+        "first_violations": [
+            {
+                "kind": violation.kind,
+                "account": violation.account_id,
+                "user_id": violation.user_id,
+                "transaction": violation.seq,
+                "detail": violation.detail,
+            }
+            for violation in findings.violations
+        ],
+        "duration_s": round(duration_s, 3),
+    }

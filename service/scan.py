@@ -1,0 +1,233 @@
+"""The whole ledger in order, a bounded page at a time, each page from one snapshot."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sqlalchemy import and_, bindparam, func, select, tuple_
+
+from service import reader as reading
+from service import schema, sqlite
+from service.errors import StartError
+from service.ledger import Account, Entry
+from service.money import INT64_MAX, Currency
+from service.reader import ENTRY_COLUMNS, Reader
+from service.replay import Row
+from service.schema import accounts, movements
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from service.settings import Settings
+
+PAGE_TIMEOUT_S: Final = 60.0
+
+_HEAD_COLUMNS: Final = tuple(
+    accounts.c[name] for name in ("id", "user_id", "balance_minor", "seq", "chain")
+)
+_HEADS: Final = (
+    select(*_HEAD_COLUMNS)
+    .where(accounts.c.id.between(bindparam("from_id"), bindparam("to_id")))
+    .order_by(accounts.c.id)
+    .limit(bindparam("limit"))
+)
+_ROWS: Final = (
+    select(movements.c.account_id, *ENTRY_COLUMNS)
+    .where(
+        tuple_(movements.c.account_id, movements.c.seq)
+        > tuple_(bindparam("from_id"), bindparam("after_seq")),
+        movements.c.account_id <= bindparam("to_id"),
+    )
+    .order_by(movements.c.account_id, movements.c.seq)
+    .limit(bindparam("limit"))
+)
+
+_NEW: Final = and_(
+    movements.c.created_at_us > bindparam("after_us"),
+    movements.c.created_at_us <= bindparam("until_us"),
+)
+_UNTIL: Final = select(
+    func.max(
+        select(movements.c.created_at_us)
+        .where(movements.c.created_at_us > bindparam("after_us"))
+        .order_by(movements.c.created_at_us)
+        .limit(bindparam("limit"))
+        .subquery()
+        .c.created_at_us
+    )
+)
+_TOUCHED: Final = (
+    select(
+        movements.c.account_id,
+        func.min(movements.c.seq).label("first_seq"),
+        func.max(movements.c.seq).label("last_seq"),
+    )
+    .where(_NEW)
+    .group_by(movements.c.account_id)
+    .subquery()
+)
+_NEW_ROWS: Final = (
+    select(movements.c.account_id, _TOUCHED.c.first_seq, *ENTRY_COLUMNS)
+    .join_from(
+        _TOUCHED,
+        movements,
+        and_(
+            movements.c.account_id == _TOUCHED.c.account_id,
+            movements.c.seq.between(_TOUCHED.c.first_seq - 1, _TOUCHED.c.last_seq),
+        ),
+    )
+    .order_by(movements.c.account_id, movements.c.seq)
+)
+_NEW_HEADS: Final = select(*_HEAD_COLUMNS).where(accounts.c.id.in_(select(_TOUCHED.c.account_id)))
+
+
+class Page(NamedTuple):
+    """Accounts by id, and their rows by account and sequence number, from one snapshot.
+
+    The last account may go on in the next page, which then begins with its head read again.
+    """
+
+    heads: list[Account]
+    rows: list[Row]
+
+
+class Recent(NamedTuple):
+    """The newest rows of one account, and its head; see ``replay.recent_violations``."""
+
+    head: Account | None
+    entries: list[Entry]
+    account_id: int
+    first_new_seq: int
+
+
+class Scan:
+    """Reads of the whole ledger, for the audit and the export."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    @property
+    def one_clock(self) -> bool:
+        """Whether the rows' times come in the order of their commits.
+
+        In SQLite one machine's clock is read under the write lock; elsewhere clocks differ.
+        """
+        return self._reader.engine.dialect.name == "sqlite"
+
+    async def currency(self) -> Currency:
+        """The ledger's own currency. Raises StartError if the database holds no ledger."""
+
+        async def read(connection: AsyncConnection) -> Currency | None:
+            if not await connection.run_sync(
+                lambda on: on.dialect.has_table(on, schema.ledger.name)
+            ):
+                return None
+            columns = (schema.ledger.c.currency, schema.ledger.c.currency_scale)
+            row = (await connection.execute(select(*columns))).one_or_none()
+            return row and Currency(*row)
+
+        found = await self._reader.read(read)
+        if found is None:
+            raise StartError(
+                "The database is not a Teller ledger. Name the right one with --database "
+                "(TELLER_DATABASE_URL), or make one: teller migrate"
+            )
+        return found
+
+    async def rows_total(self) -> int:
+        """How many rows the accounts' heads speak of."""
+
+        async def read(connection: AsyncConnection) -> int:
+            return int(await connection.scalar(select(func.sum(accounts.c.seq))) or 0)
+
+        return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S)
+
+    async def pages(self, *, rows_max: int, account_id: int | None = None) -> AsyncIterator[Page]:
+        """Every account and row, or those of one account, in order.
+
+        Args:
+            rows_max: rows, and accounts, in a page at most; 2 or more.
+            account_id: only this account.
+        """
+        from_id, after_seq = (-INT64_MAX, 0) if account_id is None else (account_id, 0)
+        last_id = INT64_MAX if account_id is None else account_id
+        while True:
+            page, to_id = await self._page(from_id, after_seq, last_id, rows_max)
+            yield page
+            if to_id is None:
+                return
+            if page.rows and page.rows[-1].account_id == to_id:
+                after_seq = page.rows[-1].entry.seq
+            elif to_id != from_id:
+                after_seq = 0
+            from_id = to_id
+
+    async def _page(
+        self, from_id: int, after_seq: int, last_id: int, rows_max: int
+    ) -> tuple[Page, int | None]:
+        """A page, and the account it ends in; None at the end of the ledger."""
+
+        async def read(connection: AsyncConnection) -> tuple[Page, int | None]:
+            asked = {"from_id": from_id, "to_id": last_id, "limit": rows_max}
+            found = (await connection.execute(_ROWS, asked | {"after_seq": after_seq})).all()
+            to_id = found[-1][0] if len(found) == rows_max else last_id
+            asked["to_id"] = to_id
+            heads = [Account(*row) for row in await connection.execute(_HEADS, asked)]
+            if len(heads) == rows_max and heads[-1].id < to_id:
+                # Many accounts without a row: the page ends with the last of these.
+                to_id = heads[-1].id
+                found = [row for row in found if row[0] <= to_id]
+            rows = [Row(row[0], Entry._make(row[1:])) for row in found]
+            at_end = to_id == last_id and len(rows) < rows_max and len(heads) < rows_max
+            return Page(heads, rows), None if at_end else to_id
+
+        return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
+
+    async def recent(self, *, after_us: int, rows_max: int) -> tuple[list[Recent], int | None]:
+        """The rows created after a time, account by account, and up to when; None: none are.
+
+        Args:
+            after_us: microseconds since 1970 UTC.
+            rows_max: rows to find at most; those of one moment are not parted.
+        """
+
+        async def read(connection: AsyncConnection) -> tuple[list[Recent], int | None]:
+            asked = {"after_us": after_us, "limit": rows_max}
+            until_us = await connection.scalar(_UNTIL, asked)
+            if until_us is None:
+                return [], None
+            asked = {"after_us": after_us, "until_us": until_us}
+            heads = {row[0]: Account(*row) for row in await connection.execute(_NEW_HEADS, asked)}
+            found: dict[int, Recent] = {}
+            for account_id, first_seq, *fields in await connection.execute(_NEW_ROWS, asked):
+                recent = found.get(account_id)
+                if recent is None:
+                    recent = Recent(heads.get(account_id), [], account_id, first_seq)
+                    found[account_id] = recent
+                recent.entries.append(Entry._make(fields))
+            return list(found.values()), int(until_us)
+
+        return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Reader]:
+    """A reader of the settings' ledger, beside whatever service runs on it.
+
+    Raises:
+        StartError: the database cannot be opened safely.
+    """
+    path = sqlite.file_of(settings.database_url)
+    if not path.is_file():
+        raise StartError(
+            f"There is no ledger at {path}. Name it with --database or TELLER_DATABASE_URL."
+        )
+    async with (
+        sqlite.guarded(path),
+        sqlite.opened(settings, read_only=True) as engine,
+        reading.Reader(engine).running() as reader,
+    ):
+        yield reader
