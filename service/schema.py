@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 # The newest migration that this code knows, and the oldest whose schema it can run on
-# after a migration by a newer release (NOTES.md, "Two versions at once").
+# after a migration by a newer release (NOTES.md, "two versions at once").
 REVISION: Final = "0001"
 
 metadata = MetaData(

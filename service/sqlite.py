@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import sqlite3 as stdlib_sqlite
+import sqlite3 as stdlib_sqlite  # noqa: TID251 - where there is no wheel of our own
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 # Teller's own SQLite library where there is a wheel of it; it must be the only one that ever
-# opens the file in this process (NOTES.md, "One process, one SQLite library").
+# opens the file in this process (NOTES.md, "one process, one SQLite library").
 try:
     from pysqlite3 import dbapi2 as _library
 except ImportError:
