@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
-from collections import Counter as Tally
+import time
+from collections import Counter as Counts
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from service.errors import CODES, StartError
 from service.ledger import KeyReused, KeySettled, Recorded
+from service.replay import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from service.ledger import Decision, Movement
+    from service.replay import Kind
     from service.store import Checkpoint, Timing
 
 # OpenTelemetry's advice for http.server.request.duration, with 1 and 2.5 ms in front of it:
@@ -43,6 +47,24 @@ MOVED: Final = (
 # A second series beside every counter that says when it was made: nobody asks, and each scrape
 # would carry it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Audited(Protocol):
+    """What a continuous audit shows of itself: ``audit.AuditState``, by its face."""
+
+    rows_checked_total: int
+    imbalance_minor: int
+    last_pass_at_s: float | None
+
+    @property
+    def tail_age_s(self) -> float:
+        """For how long new rows may have gone unchecked, in seconds."""
+        ...
+
+    @property
+    def violations(self) -> Counts[Kind]:
+        """The known violations by kind."""
+        ...
 
 
 class Metrics:
@@ -133,6 +155,7 @@ class Metrics:
             buckets=PHASE_BUCKETS_S,
             registry=registry,
         )
+        self._pools: dict[str, Gauge] = {}
         # labels() costs more than counting: each child is looked up once.
         self._requests: dict[tuple[str, str, int], Histogram] = {}
         for code in CODES:
@@ -189,8 +212,8 @@ class Metrics:
         self._batch_size.observe(len(movements))
         for wait_s in waits_s:
             self._queue_wait.observe(wait_s)
-        found: Tally[str] = Tally()
-        moved: Tally[tuple[str, str]] = Tally()
+        found: Counts[str] = Counts()
+        moved: Counts[tuple[str, str]] = Counts()
         for movement, decision in zip(movements, decisions, strict=True):
             result = result_of(movement, decision)
             found[result] += 1
@@ -241,6 +264,47 @@ class Metrics:
             "teller_queue_depth_max",
             "Movements that may wait; more are shed.",
             lambda: queue_depth_max,
+        )
+
+    def watch_pool(self, name: str, taken: Callable[[], int], size: int) -> None:
+        """Show a pool's connections: those in use, of those there may be."""
+        for metric, help_, read in (
+            ("teller_pool_connections", "Connections to the database in use.", taken),
+            ("teller_pool_connections_max", "Connections there may be.", lambda: size),
+        ):
+            if metric not in self._pools:
+                self._pools[metric] = Gauge(metric, help_, ("pool",), registry=self.registry)
+            self._pools[metric].labels(name).set_function(read)
+
+    def watch_audit(self, audit: Audited) -> None:
+        """Show what the continuous audit knows; a scrape takes it as it stands."""
+        violations = Gauge(
+            "teller_ledger_violations",
+            "Things found that cannot be so in a sound ledger.",
+            ("kind",),
+            registry=self.registry,
+        )
+        for kind in KINDS:
+            violations.labels(kind).set_function(partial(_of_kind, audit, kind))
+        self._gauge(
+            "teller_ledger_imbalance_minor",
+            "Balances less what the movements come to, in minor units, by the last full pass.",
+            lambda: audit.imbalance_minor,
+        )
+        self._gauge(
+            "teller_ledger_audit_timestamp_seconds",
+            "Up to when every new row is audited, in seconds since 1970.",
+            lambda: time.time() - audit.tail_age_s,
+        )
+        self._gauge(
+            "teller_ledger_audit_pass_timestamp_seconds",
+            "When the last full pass ended, in seconds since 1970; 0 before the first has.",
+            lambda: audit.last_pass_at_s or 0,
+        )
+        self._gauge(
+            "teller_ledger_audited_rows",
+            "Rows that this process has audited since it started.",
+            lambda: audit.rows_checked_total,
         )
 
     def watch_file(self, path: Path) -> None:
@@ -302,6 +366,10 @@ def listening(metrics: Metrics, host: str, port: int) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _of_kind(audit: Audited, kind: Kind) -> int:
+    return audit.violations[kind]
 
 
 def _size(path: Path) -> int:

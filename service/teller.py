@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sqlalchemy.pool import QueuePool
+
 import service
 from service import migrations, sqlite, sqlite_store, traces
 from service.audit import Auditor, AuditState
@@ -17,6 +19,8 @@ from service.scan import Scan
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.metrics import Metrics
     from service.money import Currency
@@ -68,11 +72,14 @@ async def opened(settings: Settings, *, tracing: Traces | None = None) -> AsyncI
             if metrics is not None:
                 metrics.watch_limit(settings.queue_depth_max)
                 metrics.watch_queue(lambda: committer.depth, committer.oldest_age_seen_s)
+                _watch_pool(metrics, store.readers)
             async with (
                 committer.running(),
                 Reader(store.readers).running() as reader,
                 _auditing(settings, reader) as audit,
             ):
+                if metrics is not None and settings.audit:
+                    metrics.watch_audit(audit)
                 yield Teller(
                     settings=settings,
                     currency=settings.money(),
@@ -127,6 +134,12 @@ def listening(teller: Teller) -> Iterator[None]:
     with metrics.listening(teller.metrics, host, teller.settings.metrics_port) as port:
         log.info("metrics listening", extra={"host": host, "port": port})
         yield
+
+
+def _watch_pool(metrics: Metrics, readers: AsyncEngine) -> None:
+    pool = readers.pool
+    if isinstance(pool, QueuePool):
+        metrics.watch_pool("readers", pool.checkedout, pool.size())
 
 
 def _metrics(settings: Settings, path: Path) -> Metrics | None:
