@@ -64,7 +64,7 @@ class Exchange:
         if len(self.fields) != len(raw_headers):
             names = [name for name, _ in raw_headers]
             self.repeated = frozenset(name for name in names if names.count(name) > 1)
-        given = self.fields.get(b"x-request-id", b"")
+        given = self.fields.get(b"x-request-id", b"").strip(b" \t")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
         self.key: str | None = None
         self.code: str | None = None
@@ -134,7 +134,7 @@ class ExchangeMiddleware:
         app: ASGIApp,
         *,
         direct: Mapping[tuple[str, str], Endpoint],
-        last_resort: Callable[[Exchange], Response],
+        last_resort: Callable[[Exchange, str], Response],
         request_log: Callable[[], bool],
         metrics: Callable[[], Metrics | None],
         traces: Callable[[], Traces | None],
@@ -196,7 +196,7 @@ class ExchangeMiddleware:
                     return route
                 except Exception:  # whatever the bug, the client gets an answer
                     log.exception("request failed")
-                    response = self._last_resort(exchange)
+                    response = self._last_resort(exchange, path)
                 response.raw_headers.append((b"x-request-id", exchange.request_id))
                 exchange.status = response.status_code
                 await response(scope, receive, send)
@@ -233,7 +233,8 @@ class ExchangeMiddleware:
         except Exception:  # whatever the bug, the client gets an answer
             log.exception("request failed")
             if not exchange.status:
-                await self._last_resort(exchange)(scope, receive, send_with_id)
+                response = self._last_resort(exchange, scope["path"])
+                await response(scope, receive, send_with_id)
         return str(getattr(scope.get("route"), "path", UNMATCHED))
 
 

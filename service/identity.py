@@ -26,7 +26,7 @@ def get_current_user(exchange: Exchange) -> str:
         InvalidRequestError: ``user-missing`` or ``user-invalid``.
     """
     fields = exchange.fields
-    named, alias = fields.get(HEADER), fields.get(ALIAS)
+    named, alias = _stripped(fields.get(HEADER)), _stripped(fields.get(ALIAS))
     value = alias if named is None else named
     if value is None:
         raise InvalidRequestError(
@@ -44,3 +44,9 @@ def get_current_user(exchange: Exchange) -> str:
             "user-invalid", "The user must be 1 to 128 visible ASCII characters without spaces."
         )
     return value.decode()
+
+
+def _stripped(value: bytes | None) -> bytes | None:
+    # The spaces around it are not of a field's value (RFC 9110, 5.5); httptools leaves those at
+    # the end.
+    return value and value.strip(b" \t")

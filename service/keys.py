@@ -31,6 +31,9 @@ def get_key(exchange: Exchange) -> str:
         raise InvalidRequestError("key-missing", "The request has no Idempotency-Key header.")
     if HEADER in exchange.repeated:
         raise InvalidRequestError("key-invalid", "The Idempotency-Key header was sent twice.")
+    # The spaces around it are not of a field's value (RFC 9110, 5.5); httptools leaves those at
+    # the end.
+    value = value.strip(b" \t")
     if _BARE.fullmatch(value):
         return value.decode()
     quoted = _QUOTED.fullmatch(value)

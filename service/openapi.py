@@ -133,6 +133,10 @@ _HEADERS: Final[dict[str, Any]] = {
         "schema": {"type": "string", "enum": ["true", "false"]},
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {
+        "description": "The header that names the user.",
+        "schema": {"type": "string"},
+    },
     "Location": {"description": "The receipt's own address.", "schema": {"type": "string"}},
     "Link": {
         "description": 'The next page (RFC 8288): `</transactions?...>; rel="next"`.',
@@ -174,6 +178,7 @@ def problem_responses(path: str, *names: str) -> dict[int | str, dict[str, Any]]
     by_status: dict[int | str, dict[str, Any]] = {}
     for code in (CODES[name] for name in names):
         headers = ["Retry-After"] if code.status in {429, 503} else []
+        headers += ["WWW-Authenticate"] if code.status == 401 else []  # noqa: PLR2004
         headers += ["Idempotent-Replayed"] if code.outcome in {"refused", "burned"} else []
         response = by_status.setdefault(
             code.status,

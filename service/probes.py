@@ -51,7 +51,7 @@ async def _schema_fits(teller: Teller) -> bool:
             found = await teller.store.revision()
     except (TimeoutError, SQLAlchemyError, OSError):
         return False
-    return found.revision >= schema.REVISION >= found.runs_from
+    return found.revision >= schema.REVISION >= found.runs_from > ""
 
 
 def _verdict(**checks: bool) -> JSONResponse:

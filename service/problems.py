@@ -122,13 +122,13 @@ def account_not_found(exchange: Exchange, *, instance: str) -> Answer:
     )
 
 
-def internal(exchange: Exchange) -> Answer:
+def internal(exchange: Exchange, instance: str) -> Answer:
     """The answer of last resort. The log has the traceback, the client has the trace id."""
     return problem(
         exchange,
         CODES["internal"],
         "An unexpected error. Retry with the same key; it moves the money at most once.",
-        instance="about:blank",
+        instance=instance,
     )
 
 

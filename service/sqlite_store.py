@@ -110,7 +110,7 @@ class SqliteStore:
         async with self.readers.connect() as connection:
             revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
             runs_from = await connection.scalar(select(schema.ledger.c.runs_from))
-        return Revision(str(revision), str(runs_from))
+        return Revision(revision or "", runs_from or "")
 
     def _in_transaction(
         self, connection: Any, work: Callable[[Any, Any], Result], argument: Any

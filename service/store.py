@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Revision(NamedTuple):
-    """Which schema a database has: its revision, and the oldest one whose code may run on it."""
+    """Which schema a database has: its revision, and the oldest one whose code may run on it.
+
+    Empty where the database does not say.
+    """
 
     revision: str
     runs_from: str

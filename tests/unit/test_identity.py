@@ -17,6 +17,7 @@ VISIBLE = bytes(range(0x21, 0x7F))
         ([(b"user_id", b"alice")], "alice"),
         ([(b"x-user-id", b"alice")], "alice"),
         ([(b"user_id", b"alice"), (b"x-user-id", b"alice")], "alice"),
+        ([(b"user_id", b"alice "), (b"x-user-id", b"\talice")], "alice"),
         ([(b"user_id", b"Alice")], "Alice"),
         ([(b"user_id", VISIBLE)], VISIBLE.decode()),
         ([(b"user_id", b"u")], "u"),
@@ -35,6 +36,7 @@ def test_the_user_is_read_from_either_spelling(
     "fields",
     [
         [(b"user_id", b"")],
+        [(b"user_id", b" ")],
         [(b"x-user-id", b"")],
         [(b"user_id", b"u" * 129)],
         [(b"user_id", b"a b")],

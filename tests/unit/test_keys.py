@@ -21,6 +21,8 @@ def key_of(*values: bytes) -> str:
     [
         (b"abc", "abc"),
         (b'"abc"', "abc"),
+        (b' \t"abc" \t', "abc"),  # spaces around it are not of the value
+        (b"abc ", "abc"),
         (b"ABC", "ABC"),  # case matters
         (b"7f0d5c1e-1f4b-4b0e-9a3e-0c5b8a2f6d11", "7f0d5c1e-1f4b-4b0e-9a3e-0c5b8a2f6d11"),
         (b"!", "!"),
@@ -46,6 +48,8 @@ def test_a_key_is_read_in_both_forms(value: bytes, key: str) -> None:
     [
         b"",
         b'""',
+        b" ",
+        b'" a"',
         b'"',
         b'"abc',
         b'abc"',
