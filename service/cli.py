@@ -29,6 +29,8 @@ Result = TypeVar("Result")
 
 # After the drain limit the answers still owed are given up; the disk gets this long to close.
 CLOSE_GRACE_S: Final = 3
+# The share of the drain limit after which requests that cannot be finished are answered.
+ANSWERED_BY: Final = 0.9
 
 log = logging.getLogger(__name__)
 
@@ -193,9 +195,11 @@ def _stop_on_signals(server: uvicorn.Server, teller: Teller, drain_timeout_s: in
         log.info("stopping")
         teller.committer.retire()
         server.should_exit = True
+        # Whoever still waits gets an answer that says what is known, not a cut connection.
+        loop.call_later(ANSWERED_BY * drain_timeout_s, teller.committer.cut_short)
         # A disk that never answers must not keep the process: what is not committed was
         # never acknowledged.
-        loop.call_later(drain_timeout_s + CLOSE_GRACE_S, _leave, EXIT_FAILED)
+        loop.call_later(drain_timeout_s + CLOSE_GRACE_S, _give_up_draining, drain_timeout_s)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
@@ -209,6 +213,14 @@ async def _stop_on_failure(server: uvicorn.Server, teller: Teller) -> None:
     # Everything accepted is answered by now; only bodies still on their way could hold it up.
     server.config.timeout_graceful_shutdown = CLOSE_GRACE_S
     server.should_exit = True
+
+
+def _give_up_draining(drain_timeout_s: int) -> None:
+    log.critical(
+        "stopped at the drain limit with a commit unfinished",
+        extra={"drain_timeout_s": drain_timeout_s},
+    )
+    _leave(EXIT_FAILED)
 
 
 def _leave(code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from contextlib import asynccontextmanager
 from time import monotonic, perf_counter
@@ -193,6 +194,11 @@ class Committer:
         """Turn new movements away from now on; what was accepted is still carried out."""
         self._stopping = True
         self._wake.set()
+
+    def cut_short(self) -> None:
+        """Answer all that is unfinished now: near the drain limit, before connections are cut."""
+        self.drain()
+        self._answer_late(before_s=math.inf)
 
     async def finish(self) -> None:
         """Drain, and return once the last batch is answered; ``failed`` is then final."""
