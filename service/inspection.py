@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from service import audit as auditing
-from service import heads, scan
+from service import checker, evidence, heads, history, scan
 from service.command import database_option, run, settings_of
 from service.errors import StartError
 
@@ -113,6 +113,81 @@ def progress(label: str, rows_total: int) -> Iterator[Callable[[int], object]]:
         return
     with click.progressbar(length=rows_total, label=label, file=sys.stderr) as bar:
         yield bar.update
+
+
+@click.command("check-log")
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@database_option
+@click.option("--url", metavar="URL", help="Ask a running service, not the database.")
+@click.option(
+    "--ignore-key",
+    "ignored_keys",
+    metavar="KEY",
+    multiple=True,
+    help="A key whose row needs no line in the log, such as an opening balance's.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check_log(
+    *,
+    log: Path,
+    database_url: str | None,
+    url: str | None,
+    ignored_keys: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Hold the ledger against a client's own LOG: was every movement applied exactly once?
+
+    LOG has a JSON object a line: every request before it is sent, every answer, and every answer
+    that did not come. README.md, "Check it yourself", has the format. All rows of the users in
+    the log must stem from the log.
+
+    Exit status: 0 all promises held, 3 one was broken, 1 could not be checked, 2 wrong usage.
+    """
+    settings = settings_of(database_url=database_url)
+    verdict = run(_checked(settings, log, url, ignored_keys))
+    if as_json:
+        said = {
+            "holds": verdict.holds,
+            "keys": verdict.keys,
+            "settled": verdict.settled,
+            "unsettled": verdict.unsettled,
+            "transactions": verdict.rows,
+            "broken": dict(verdict.counts),
+            "first_broken": [finding._asdict() for finding in verdict.findings],
+        }
+        click.echo(json.dumps(said))
+    else:
+        click.echo(
+            f"{verdict.keys} keys ({verdict.settled} answered, {verdict.unsettled} unknown), "
+            f"{verdict.rows} transactions."
+        )
+        for finding in verdict.findings[:VIOLATIONS_SHOWN_MAX]:
+            key = "" if finding.key is None else f", key {finding.key}"
+            seq = "" if finding.transaction is None else f", transaction {finding.transaction}"
+            click.echo(f"{finding.kind}: account {finding.user_id}{key}{seq}: {finding.detail}")
+        total = sum(verdict.counts.values())
+        click.echo("Exactly once." if verdict.holds else f"BROKEN: {total} findings.")
+    sys.exit(0 if verdict.holds else EXIT_UNSOUND)
+
+
+async def _checked(
+    settings: Settings, log: Path, url: str | None, ignored_keys: tuple[str, ...]
+) -> checker.Verdict:
+    with log.open() as lines:
+        events = list(history.parsed(lines, str(log)))
+    keys: dict[str, dict[str, None]] = {}
+    for event in events:
+        keys.setdefault(event.user_id, {})[event.key] = None
+    if url is None:
+        with progress("Reading", 0) as advance:
+            rows, balances = await evidence.of_database(settings, set(keys), advance)
+    else:
+        import httpx  # noqa: PLC0415 - only this command pays for it
+
+        total = sum(map(len, keys.values()))
+        with httpx.Client(base_url=url, timeout=30) as client, progress("Asking", total) as advance:
+            rows, balances = evidence.of_service(client, keys, advance)
+    return checker.check(events, rows, balances=balances, ignored_keys=ignored_keys)
 
 
 def _place(violation: Violation) -> str:
