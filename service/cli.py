@@ -116,6 +116,7 @@ def users_add(*, names: tuple[str, ...], database_url: str | None) -> None:
 
 main.add_command(inspection.audit)
 main.add_command(inspection.check_log)
+main.add_command(inspection.export)
 
 
 # -- serving --------------------------------------------------------------------------------
