@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_UNSOUND: Final = 3  # what was looked at is not as it must be
 
 log = logging.getLogger(__name__)
 

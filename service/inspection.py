@@ -14,7 +14,7 @@ import click
 from service import audit as auditing
 from service import checker, evidence, heads, history, scan
 from service import export as exporting
-from service.command import database_option, run, settings_of
+from service.command import EXIT_UNSOUND, database_option, run, settings_of
 from service.errors import StartError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from service.replay import Findings, Violation
     from service.settings import Settings
 
-EXIT_UNSOUND: Final = 3
+
 VIOLATIONS_SHOWN_MAX: Final = 20
 
 
