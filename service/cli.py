@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import uvicorn
 
-from service import __version__, inspection, schema, sqlite
+from service import __version__, examination, inspection, schema, sqlite
 from service import migrations as schema_migrations
 from service.command import EXIT_FAILED, database_option, run, settings_of
 from service.errors import StartError
@@ -116,6 +116,8 @@ def users_add(*, names: tuple[str, ...], database_url: str | None) -> None:
 
 main.add_command(inspection.audit)
 main.add_command(inspection.check_log)
+main.add_command(inspection.export)
+main.add_command(examination.doctor)
 
 
 # -- serving --------------------------------------------------------------------------------

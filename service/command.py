@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_UNSOUND: Final = 3  # what was looked at is not as it must be
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
             return runner.run(work)
     except StartError as error:
         refuse(error, EXIT_FAILED)
+    except BrokenPipeError:
+        # Whoever read the output has gone: click ends the command quietly.
+        raise
     except (SQLAlchemyError, OperatingError, OSError) as error:
         log.debug("command failed", exc_info=True)
         cause = getattr(error, "orig", None) or getattr(error, "detail", None) or error

@@ -217,6 +217,8 @@ class Committer:
                     if self._checkpoint_due(idle=not self._ring):
                         await self._checkpoint()
                     continue
+                # One turn of the event loop: what it has read already comes into this batch too.
+                await asyncio.sleep(0)
                 self._batch = self._take()
                 await self._commit(self._batch)
                 self._batch = []

@@ -6,9 +6,9 @@ import logging
 import re
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii
+from random import getrandbits
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from service.metrics import Metrics
-    from service.traces import Traces
+    from service.teller import Teller
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -65,7 +64,7 @@ class Exchange:
             names = [name for name, _ in raw_headers]
             self.repeated = frozenset(name for name in names if names.count(name) > 1)
         given = self.fields.get(b"x-request-id", b"").strip(b" \t")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % getrandbits(128)
         self.key: str | None = None
         self.code: str | None = None
         self.outcome: str | None = None
@@ -135,16 +134,12 @@ class ExchangeMiddleware:
         *,
         direct: Mapping[tuple[str, str], Endpoint],
         last_resort: Callable[[Exchange, str], Response],
-        request_log: Callable[[], bool],
-        metrics: Callable[[], Metrics | None],
-        traces: Callable[[], Traces | None],
+        teller: Callable[[], Teller],
     ) -> None:
         self._app = app
         self._direct = direct
         self._last_resort = last_resort
-        self._request_log = request_log
-        self._metrics = metrics
-        self._traces = traces
+        self._teller = teller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -152,13 +147,16 @@ class ExchangeMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = scope[SCOPE_KEY] = Exchange(scope["headers"])
-        tracing = self._traces()
+        teller = self._teller()
+        tracing = teller.traces
         if tracing is None:
-            await self._serve(scope, receive, send, exchange)
+            await self._serve(scope, receive, send, exchange, teller)
             return
         with tracing.request(scope, exchange.fields) as (span, ours):
             exchange.trace, exchange.span_id = spans.ids_of(span)
-            route = await self._serve(scope, receive, send, exchange, sampled=span.is_recording())
+            route = await self._serve(
+                scope, receive, send, exchange, teller, sampled=span.is_recording()
+            )
             if ours and span.is_recording():
                 spans.answered(
                     span,
@@ -178,6 +176,7 @@ class ExchangeMiddleware:
         receive: Receive,
         send: Send,
         exchange: Exchange,
+        teller: Teller,
         *,
         sampled: bool = False,
     ) -> str:
@@ -202,7 +201,7 @@ class ExchangeMiddleware:
                 await response(scope, receive, send)
         finally:
             duration_s = perf_counter() - exchange.started_s
-            metrics = self._metrics()
+            metrics = teller.metrics
             if metrics is not None:
                 exemplar = None
                 if sampled and exchange.trace and exchange.span_id:
@@ -212,7 +211,7 @@ class ExchangeMiddleware:
                     code=exchange.code,
                     exemplar=exemplar,
                 )
-            if self._request_log():
+            if teller.settings.request_log:
                 exchange.write_log(method, route, duration_s)
         return route
 

@@ -7,13 +7,14 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
 from service import audit as auditing
 from service import checker, evidence, heads, history, scan
-from service.command import database_option, run, settings_of
+from service import export as exporting
+from service.command import EXIT_UNSOUND, database_option, run, settings_of
 from service.errors import StartError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from service.replay import Findings, Violation
     from service.settings import Settings
 
-EXIT_UNSOUND: Final = 3
+
 VIOLATIONS_SHOWN_MAX: Final = 20
 
 
@@ -98,7 +99,7 @@ async def _audited(
 @contextmanager
 def _new_file(path: Path) -> Iterator[Any]:
     try:
-        file = path.open("w")
+        file = path.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise StartError(f"{path} cannot be written: {error.strerror}.") from error
     with file:
@@ -188,6 +189,58 @@ async def _checked(
         with httpx.Client(base_url=url, timeout=30) as client, progress("Asking", total) as advance:
             rows, balances = evidence.of_service(client, keys, advance)
     return checker.check(events, rows, balances=balances, ignored_keys=ignored_keys)
+
+
+@click.command()
+@database_option
+@click.option("--user", metavar="USER", help="Only this user's transactions.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(exporting.Format)),
+    default="csv",
+    show_default=True,
+    help="CSV with a header, or a JSON object a line.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to a file, there only once it is complete; standard output unless given.",
+)
+def export(
+    *, database_url: str | None, user: str | None, form: exporting.Format, output: Path | None
+) -> None:
+    """Write all transactions, or one user's, with their idempotency keys.
+
+    It only reads, and may run beside the service. References stand as clients sent them: do not
+    open the CSV in a spreadsheet that runs what begins with an equals sign.
+    """
+    settings = settings_of(database_url=database_url)
+    written = run(_exported(settings, user, form, output))
+    click.echo(f"{written} transactions.", err=True)
+
+
+async def _exported(
+    settings: Settings, user: str | None, form: exporting.Format, output: Path | None
+) -> int:
+    async with scan.opened(settings) as reader:
+        ledger = scan.Scan(reader)
+        await ledger.currency()
+        account = None if user is None else await reader.account(user)
+        if user is not None and account is None:
+            raise StartError(f"There is no account of user {user!r}.")
+        total = await ledger.rows_total() if account is None else account.seq
+        draft = None if output is None else output.with_name(output.name + ".part")
+        with ExitStack() as open_files:
+            file = sys.stdout if draft is None else open_files.enter_context(_new_file(draft))
+            advance = open_files.enter_context(progress("Exporting", total))
+            account_id = None if account is None else account.id
+            written = await exporting.export(
+                ledger, file, form, account_id=account_id, progress=advance
+            )
+    if draft is not None and output is not None:
+        draft.replace(output)
+    return written
 
 
 def _place(violation: Violation) -> str:

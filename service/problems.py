@@ -23,6 +23,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 _TYPE_HEADER: Final = (b"content-type", MEDIA_TYPE.encode())
 _CHALLENGE: Final = (b"www-authenticate", b'Header realm="teller", name="user_id"')
 _CLOSE: Final = (b"connection", b"close")
+_REPLAYED: Final = (b"idempotent-replayed", b"true")
+_NOT_REPLAYED: Final = (b"idempotent-replayed", b"false")
 
 
 class Problem(BaseModel):
@@ -85,7 +87,7 @@ def problem(
 
 def invalid(exchange: Exchange, error: InvalidRequestError, *, instance: str) -> Answer:
     """The answer to a request that was rejected before its key was looked up."""
-    headers = []
+    headers = [_NOT_REPLAYED]
     if error.code.status == 401:  # noqa: PLR2004 - Unauthorized
         headers.append(_CHALLENGE)
     if error.code.status == 413:  # noqa: PLR2004 - the rest of the body is not read
@@ -157,7 +159,7 @@ def refusal(exchange: Exchange, entry: Entry, currency: Currency, *, replayed: b
         body["amount"] = currency.text(entry.amount_minor)
     body["balance"] = balance
     body["currency"] = currency.code
-    headers = [_TYPE_HEADER, (b"idempotent-replayed", b"true" if replayed else b"false")]
+    headers = [_TYPE_HEADER, _REPLAYED if replayed else _NOT_REPLAYED]
     return Answer(code.status, json.dumps(body).encode(), headers)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import ctypes
 import json
 import os
 import select
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 AVAILABLE: Final = hasattr(os, "fork") and hasattr(socket, "send_fds")
 REQUEST_BYTES_MAX: Final = 2**18
+PR_SET_PTRACER: Final = 0x59616D61  # prctl(2)
+PR_SET_PTRACER_ANY: Final = 2**64 - 1
 
 
 class Forked:
@@ -109,6 +112,8 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
             if pid:
                 os.close(out)
                 _supervise(pid, status)
+            _let_any_process_trace_this_one()
+            os.write(status, b"%d\n" % os.getpid())
             os.close(status)
             os.dup2(out, 1)
             os.dup2(out, 2)
@@ -120,13 +125,18 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def _supervise(pid: int, status: int) -> NoReturn:
-    """Tell the command's process id, then how it ended, as ``subprocess`` would put it."""
+    """Tell how the command ended, as ``subprocess`` would put it."""
     os.close(1)
     os.close(2)
-    os.write(status, b"%d\n" % pid)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.write(status, b"%d\n" % code)
     os._exit(0)
+
+
+def _let_any_process_trace_this_one() -> None:
+    """Yama, which many kernels have, lets only an ancestor attach; strace here is none."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(PR_SET_PTRACER_ANY))
 
 
 def _main() -> None:

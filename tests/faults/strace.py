@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-import pytest
+from tests.parts import part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,17 +16,8 @@ if TYPE_CHECKING:
 
     from tests.processes import Served
 
-STRACE: Final = shutil.which("strace")
-MISSING: Final = "strace is missing: apt-get install strace"
+INSTALL: Final = "apt-get install strace"
 LETTING_GO_TIMEOUT_S: Final = 2
-
-
-def require_strace() -> None:
-    """Skip the test where strace is missing; in CI that is a failure."""
-    if STRACE is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
 
 
 @contextmanager
@@ -40,11 +30,11 @@ def injected(server: Served, *faults: str, only: Path | None = None) -> Iterator
             its own calls, from the block's beginning.
         only: the file whose calls are meant; all calls unless given.
     """
-    assert STRACE is not None
+    strace = part("strace", INSTALL)
     calls = ",".join(sorted({call for fault in faults for call in fault.split(":")[0].split(",")}))
     with subprocess.Popen(
         [
-            *(STRACE, "-f", "-e", f"trace={calls}", "-o", os.devnull),
+            *(strace, "-f", "-e", f"trace={calls}", "-o", os.devnull),
             *(option for fault in faults for option in ("-e", f"inject={fault}")),
             *(("-P", str(only)) if only else ()),
             *("-p", str(server.process.pid)),

@@ -14,7 +14,7 @@ from service.sqlite import file_of
 from tests.clients import Reply, Wire, request
 from tests.conftest import headers
 from tests.faults.locks import assert_no_guard_is_held
-from tests.faults.strace import injected, require_strace
+from tests.faults.strace import injected
 from tests.processes import serving
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 ENV = {"TELLER_ACCOUNT_OPENING": "on_first_deposit", "TELLER_REQUEST_LOG": "false"}
 ONE = b'{"amount": "1"}'
 USERS = 3
-
-
-@pytest.fixture(autouse=True)
-def _with_strace() -> None:
-    require_strace()
 
 
 async def deposit(server: Served, key: str, user: str = "alice") -> Reply:

@@ -1,0 +1,132 @@
+"""A machine that runs out of disk or of file descriptors, and starts that meet each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clients import Wire, request
+from tests.conftest import headers
+from tests.faults.strace import injected
+from tests.processes import serving, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.clients import Reply
+    from tests.processes import Served
+
+ENV = {"TELLER_ACCOUNT_OPENING": "on_first_deposit", "TELLER_REQUEST_LOG": "false"}
+BODY = json.dumps({"amount": "1", "reference": "r" * 140}).encode()
+
+
+async def deposit(server: Served, key: str) -> Reply:
+    return await request(server.url, "POST", "/deposit", BODY, headers(key))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, which takes the right to mount one."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here: run as root, in a container privileged")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_stores_nothing_keeps_reading_and_recovers_unaided(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path) as disk:
+        ballast = disk / "ballast"
+        with serving(f"sqlite+aiosqlite:///{disk / 'ledger.db'}", env=ENV) as server:
+            assert (await deposit(server, "first")).status == 201
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            ballast.write_bytes(bytes(free))
+            stored, refused = ["first"], list[str]()
+            async with Wire(server.url) as wire:
+                for i in range(200):
+                    reply = await wire.post("/deposit", BODY, headers(f"k{i}"))
+                    (stored if reply.status == 201 else refused).append(f"k{i}")
+                    if reply.status != 201:
+                        problem = reply.json()
+                        assert (reply.status, problem["code"]) == (503, "unavailable")
+                        assert reply.fields["retry-after"] == "1"
+                    if len(refused) == 3:
+                        break
+            assert len(refused) == 3
+            balance = await request(server.url, "GET", "/balance", b"", {"user_id": "alice"})
+            assert balance.json()["balance"] == f"{len(stored)}.00"
+            assert (await request(server.url, "GET", "/readyz")).status == 200
+            ballast.unlink()
+            for key in refused:
+                reply = await deposit(server, key)
+                assert reply.fields["idempotent-replayed"] == "false"
+            for key in stored:
+                reply = await deposit(server, key)
+                assert reply.fields["idempotent-replayed"] == "true"
+            assert server.terminate() == 0
+
+
+async def test_without_file_descriptors_every_client_is_answered_or_cut_off_and_then_settles(
+    database_url: str,
+) -> None:
+    keys = [f"k{i}" for i in range(60)]
+    with serving(database_url, env=ENV) as server:
+        assert (await deposit(server, "first")).status == 201
+        pid = server.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        in_use = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 10, limits[1]))
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(deposit(server, key), 20) for key in keys), return_exceptions=True
+        )
+        for answer in answers:
+            assert isinstance(answer, ConnectionError) or (
+                not isinstance(answer, BaseException) and answer.status == 201
+            ), answer
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        settled = [(await deposit(server, key)).json()["transaction"] for key in keys]
+        assert sorted(settled) == [*range(2, 62)]
+        assert server.terminate() == 0
+
+
+async def test_services_that_start_at_once_on_a_new_file_all_serve_one_ledger(
+    database_url: str,
+) -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(started(database_url, env=ENV)) for _ in range(3)]
+        for server in servers:
+            server.wait_until_serving()
+        replies = await asyncio.gather(*(deposit(server, "k1") for server in servers))
+        assert [reply.status for reply in replies] == [201, 201, 201]
+        assert len({reply.body for reply in replies}) == 1
+
+
+async def test_a_start_killed_while_it_makes_the_ledger_is_made_good_by_the_next(
+    tmp_path: Path,
+) -> None:
+    for when in (1, 4, 16):
+        database_url = f"sqlite+aiosqlite:///{tmp_path / f'{when}.db'}"
+        with started(database_url, env=ENV) as server:
+            server.process.send_signal(signal.SIGSTOP)  # until strace counts its calls
+            with injected(server, f"pwrite64:signal=SIGKILL:when={when}"):
+                server.process.send_signal(signal.SIGCONT)
+                assert await asyncio.to_thread(server.wait) == -signal.SIGKILL
+        with serving(database_url, env=ENV) as server:
+            assert (await deposit(server, "k1")).json()["transaction"] == 1
