@@ -140,7 +140,9 @@ def _let_any_process_trace_this_one() -> None:
 
 
 def _main() -> None:
-    import service.app  # noqa: PLC0415 - what a start spends its time on
+    import alembic.command  # noqa: F401, PLC0415 - what a start spends its time on
+
+    import service.app  # noqa: PLC0415
     import service.seed  # noqa: F401, PLC0415
     from service.cli import main  # noqa: PLC0415
 
