@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from sqlalchemy import and_, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.errors import OverloadedError, UnavailableError
+from service.errors import InternalError, OperatingError, OverloadedError, UnavailableError
 from service.ledger import Account, Entry
 from service.schema import accounts, movements
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READ_TIMEOUT_S: Final = 5.0
 READS_WAITING_MAX: Final = 4096
+ACCOUNTS_TOGETHER_MAX: Final = 256
 # One page looks at so many sequence numbers at most, however few of them a filter keeps: a
 # reader that stays long keeps the write-ahead log from being checkpointed.
 PAGE_WINDOW_ROWS: Final = 10_000
@@ -38,9 +39,11 @@ _OWNED: Final = movements.c.account_id == accounts.c.id
 # In the order of Entry's fields.
 ENTRY_COLUMNS: Final = tuple(movements.c[name] for name in Entry._fields)
 
-_ACCOUNT: Final = select(
+_HEADS: Final = select(
     accounts.c.id, accounts.c.user_id, accounts.c.balance_minor, accounts.c.seq, accounts.c.chain
-).where(_USER)
+)
+_ACCOUNT: Final = _HEADS.where(_USER)
+_ACCOUNTS: Final = _HEADS.where(accounts.c.user_id.in_(bindparam("users", expanding=True)))
 _ENTRY: Final = select(*ENTRY_COLUMNS).join_from(
     accounts, movements, and_(_OWNED, movements.c.seq == bindparam("seq"))
 )
@@ -83,6 +86,8 @@ class Reader:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine: Final = engine
         self._tasks: set[asyncio.Task[object]] = set()
+        self._asked: list[tuple[str, asyncio.Future[Account | OperatingError | None]]] = []
+        self._asking: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Reader]:
@@ -90,22 +95,63 @@ class Reader:
         try:
             yield self
         finally:
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=READ_TIMEOUT_S)
+            tasks = self._tasks if self._asking is None else {*self._tasks, self._asking}
+            if tasks:
+                await asyncio.wait(tasks, timeout=READ_TIMEOUT_S)
 
     async def account(self, user_id: str) -> Account | None:
-        """The account's head.
+        """The account's head, read after the call.
+
+        Most of a small read is the way to the connection's thread and back, so that what is asked
+        while another statement runs is asked together in the next.
 
         Raises:
             UnavailableError: the database did not answer, or not in READ_TIMEOUT_S.
             OverloadedError: READS_WAITING_MAX reads wait already.
         """
+        if len(self._asked) >= READS_WAITING_MAX:
+            raise OverloadedError(f"Too many reads wait. {_NOTHING_MOVED}")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Account | OperatingError | None] = loop.create_future()
+        self._asked.append((user_id, future))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        await asyncio.wait({future}, timeout=READ_TIMEOUT_S)
+        found = future.result() if future.done() else _too_slow()
+        if isinstance(found, OperatingError):
+            raise found
+        return found
 
-        async def read(connection: AsyncConnection) -> Row | None:  # type: ignore[type-arg]
-            return (await connection.execute(_ACCOUNT, {"user_id": user_id})).one_or_none()
+    async def _ask(self) -> None:
+        """Answer the accounts asked for, many with one statement, until none is left."""
+        try:
+            while self._asked:
+                asked = self._asked[:ACCOUNTS_TOGETHER_MAX]
+                del self._asked[:ACCOUNTS_TOGETHER_MAX]
+                heads: dict[str, Account] = {}
+                failure: OperatingError | None = None
+                try:
+                    heads = await self._accounts(list(dict.fromkeys(user for user, _ in asked)))
+                except OperatingError as error:
+                    failure = error
+                except Exception:  # a bug must not leave the others waiting
+                    log.exception("reading accounts failed")
+                    failure = InternalError(f"The read failed. {_NOTHING_MOVED}")
+                for user, future in asked:
+                    if not future.done():
+                        future.set_result(failure or heads.get(user))
+        finally:
+            self._asking = None
 
-        row = await self.read(read)
-        return None if row is None else Account(*row)
+    async def _accounts(self, users: list[str]) -> dict[str, Account]:
+        # A few lengths only, so that the database prepares a few statements only.
+        users += users[-1:] * ((1 << (len(users) - 1).bit_length()) - len(users))
+
+        async def read(connection: AsyncConnection) -> dict[str, Account]:
+            rows = await connection.execute(_ACCOUNTS, {"users": users})
+            return {row.user_id: Account(*row) for row in rows}
+
+        return await self.read(read)
 
     async def entry(self, user_id: str, seq: int) -> Entry | None:
         """The row of that sequence number. Raises as ``account`` does."""
@@ -201,7 +247,7 @@ class Reader:
         await asyncio.wait({task}, timeout=timeout_s)
         if not task.done():
             task.add_done_callback(_drop)
-            raise UnavailableError(f"The database is too slow to read. {_NOTHING_MOVED}")
+            raise _too_slow()
         return task.result()
 
     async def _on_connection(
@@ -225,6 +271,10 @@ async def _begin_snapshot(connection: AsyncConnection) -> None:
         await connection.exec_driver_sql("BEGIN")
     else:
         await connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def _too_slow() -> UnavailableError:
+    return UnavailableError(f"The database is too slow to read. {_NOTHING_MOVED}")
 
 
 def _drop(task: asyncio.Task[object]) -> None:

@@ -285,3 +285,34 @@ async def test_reads_beyond_the_limit_are_turned_away(
     statuses = {answer.status_code for answer in answers}
     assert statuses == {200, 503}
     assert (await Reader(teller.store.readers).account("alice")) is not None
+
+
+async def test_balances_asked_for_at_once_are_each_users_own(
+    client: httpx.AsyncClient, teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ACCOUNTS_TOGETHER_MAX", 7)
+    users = [f"user{number}" for number in range(30)]
+    await teller.store.open_accounts(users)
+    for number, user in enumerate(users, start=1):
+        await teller.committer.submit(Movement(user, "k", "deposit", number, None))
+    asked = [*users, "nobody", *users]
+    answers = await asyncio.gather(
+        *(client.get("/balance", headers={"user_id": user}) for user in asked)
+    )
+    said = [answer.json().get("balance") for answer in answers]
+    own = [f"0.{number:02}" for number in range(1, 31)]
+    assert said == [*own, None, *own]
+
+
+async def test_a_balance_is_never_older_than_the_receipt_before_it(
+    client: httpx.AsyncClient, teller: Teller
+) -> None:
+    async def live(user: str) -> None:
+        for number in range(20):
+            sent = headers(f"k{number}", user=user)
+            posted = await client.post("/deposit", content='{"amount": 1}', headers=sent)
+            read = await client.get("/balance", headers={"user_id": user})
+            assert read.json()["transaction"] == posted.json()["transaction"]
+
+    await teller.store.open_accounts([f"user{number}" for number in range(8)])
+    await asyncio.gather(*(live(f"user{number}") for number in range(8)))

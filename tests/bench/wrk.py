@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCRIPT: Final = Path(__file__).with_name("movement.lua")
+BALANCE: Final = Path(__file__).with_name("balance.lua")
+SUMMARY: Final = Path(__file__).with_name("summary.lua")
 ACCOUNTS: Final = 1_000
 TIMEOUT_S: Final = 10
 
@@ -45,6 +47,7 @@ def load(
     users: int = ACCOUNTS,
     keys: int = 1_000_000_000,
     path: str = "/deposit",
+    script: Path = SCRIPT,
 ) -> Slice:
     """Send deposits for so many seconds.
 
@@ -57,6 +60,7 @@ def load(
         users: u0, u1, … in turn.
         keys: after so many keys start with the first one again.
         path: where to send them.
+        script: what to send.
 
     Raises:
         WrongAnswersError: an answer had no status 2xx, or a connection failed.
@@ -65,13 +69,14 @@ def load(
     if cores is not None:
         command = ["taskset", "-c", ",".join(map(str, cores)), *command]
     done = subprocess.run(
-        [*command, "-s", str(SCRIPT), url],
+        [*command, "-s", str(script), url],
         env={
             **os.environ,
             "BENCH_PREFIX": prefix,
             "BENCH_USERS": str(users),
             "BENCH_KEYS": str(keys),
             "BENCH_PATH": path,
+            "BENCH_SUMMARY": str(SUMMARY),
         },
         capture_output=True,
         text=True,
