@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import uvicorn
 
-from service import __version__, examination, inspection, schema, sqlite
+from service import __version__, database, examination, inspection, schema
 from service import migrations as schema_migrations
 from service.command import EXIT_FAILED, database_option, run, settings_of
 from service.errors import StartError
@@ -70,10 +70,7 @@ def migrate(*, database_url: str | None) -> None:
     settings = settings_of(database_url=database_url)
 
     async def work() -> str:
-        async with (
-            sqlite.guarded(sqlite.file_of(settings.database_url)),
-            sqlite.opened(settings) as engine,
-        ):
+        async with database.opened(settings) as engine:
             return await schema_migrations.migrate(engine, settings.money())
 
     revision = run(work())

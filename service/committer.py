@@ -255,7 +255,6 @@ class Committer:
             decisions = await self._decided(batch, movements)
         except OutcomeUnknownError as error:
             log.critical("commit outcome unknown", exc_info=True)
-            self.failed.set()
             self._answer_failed(batch, error)
         except OperatingError as error:
             self._answer_failed(batch, error)
@@ -294,6 +293,8 @@ class Committer:
             return decisions
 
     def _answer_failed(self, batch: list[_Waiting], error: OperatingError) -> None:
+        if error.restart:
+            self.failed.set()
         _answer_all(batch, error)
         if self._metrics is not None:
             self._metrics.failed(error.code.name, error.cause)

@@ -309,7 +309,7 @@ CODES: Final[dict[str, Code]] = {
             "unknown",
             "same_key",
             "The database failed at the moment of the commit. The movement is stored once or "
-            "not at all; the service restarts to read the truth from disk.",
+            "not at all: its row is the truth, and a retry is answered from it.",
             _SAME_KEY,
         ),
     )
@@ -339,6 +339,7 @@ class OperatingError(Exception):
 
     code: Code = CODES["internal"]
     retry_after_s: int | None = 1
+    restart: bool = False  # whether only a new process can go on
 
     def __init__(self, detail: str, *, cause: str | None = None) -> None:
         super().__init__(detail)
@@ -368,9 +369,17 @@ class UnavailableError(OperatingError):
 
 
 class OutcomeUnknownError(OperatingError):
-    """COMMIT failed in a way that leaves its result unknown. Remedy: restart, read the disk."""
+    """COMMIT failed in a way that leaves its result unknown. Remedy: retry with the same key.
+
+    ``restart`` says that only a new process can read the truth: after a failed sync the kernel's
+    view of a file is not the disk's. A database server tells by itself what is stored.
+    """
 
     code = CODES["outcome-unknown"]
+
+    def __init__(self, detail: str, *, restart: bool = True, cause: str | None = None) -> None:
+        super().__init__(detail, cause=cause)
+        self.restart = restart
 
 
 class InternalError(OperatingError):

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from sqlalchemy import inspect, select, text
+from sqlalchemy import func, inspect, select, text
 
-from service import schema, sqlite
+from service import database, schema
 from service.errors import StartError
 from service.money import Currency
 from service.store import Revision
@@ -75,14 +75,14 @@ async def migrate(engine: AsyncEngine, currency: Currency, *, folder: Path = FOL
     config.set_main_option("path_separator", "os")
 
     def upgrade(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _lock(connection)
         # Looked at again under the lock: another process may have migrated meanwhile.
         state, found = _state(connection)
         if state != "ahead":
             config.attributes["connection"] = connection
             config.attributes["currency"] = currency
             command.upgrade(config, "head")
-        connection.exec_driver_sql("COMMIT")
+        _commit(connection)
         if state in {"empty", "behind"}:
             log.info("migrated", extra={"was": found})
 
@@ -95,16 +95,38 @@ async def on_database(settings: Settings, run: Callable[[Connection], None]) -> 
     """Run Alembic's own command on the settings' database, in one transaction."""
 
     def in_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _lock(connection)
         run(connection)
-        connection.exec_driver_sql("COMMIT")
+        _commit(connection)
 
-    async with (
-        sqlite.guarded(sqlite.file_of(settings.database_url)),
-        sqlite.opened(settings) as engine,
-        engine.connect() as connection,
-    ):
+    async with database.opened(settings) as engine, engine.connect() as connection:
         await connection.run_sync(in_transaction)
+
+
+# Any number that nothing else in the database uses; "TELLER" on a telephone's keys.
+_ADVISORY_LOCK: Final = 835537
+
+
+def _lock(connection: Connection) -> None:
+    """Begin a transaction that no other process's migration runs beside."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    # Pods that start together wait for the one that migrates, as long as it takes; a table that
+    # is in use is waited for no longer than a batch would be (lock_timeout), because everything
+    # else queues behind such a wait.
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    wait_ms = connection.scalar(text("SELECT current_setting('lock_timeout')"))
+    connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+    connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+    connection.execute(select(func.set_config("lock_timeout", wait_ms, True)))  # noqa: FBT003
+
+
+def _commit(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("COMMIT")
+    else:
+        connection.commit()
 
 
 def _state(connection: Connection) -> tuple[State, str | None]:
@@ -115,7 +137,7 @@ def _state(connection: Connection) -> tuple[State, str | None]:
     if not {"alembic_version", "ledger"} <= tables:
         raise StartError(
             "The database has tables, but it is not a Teller ledger. "
-            "Set TELLER_DATABASE_URL to another file."
+            "Set TELLER_DATABASE_URL to another one."
         )
     found = connection.scalar(text("SELECT version_num FROM alembic_version"))
     if found is None or not found.isdigit():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import and_, bindparam, func, select, tuple_
 
+from service import database, schema
 from service import reader as reading
-from service import schema, sqlite
 from service.errors import StartError
 from service.ledger import Account, Entry
 from service.money import INT64_MAX, Currency
@@ -220,14 +220,8 @@ async def opened(settings: Settings) -> AsyncIterator[Reader]:
     Raises:
         StartError: the database cannot be opened safely.
     """
-    path = sqlite.file_of(settings.database_url)
-    if not path.is_file():
-        raise StartError(
-            f"There is no ledger at {path}. Name it with --database or TELLER_DATABASE_URL."
-        )
     async with (
-        sqlite.guarded(path),
-        sqlite.opened(settings, read_only=True) as engine,
+        database.opened_to_read(settings) as engine,
         reading.Reader(engine).running() as reader,
     ):
         yield reader

@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -37,7 +38,13 @@ _INT64 = BigInteger().with_variant(Integer(), "sqlite")
 ledger = Table(
     "ledger",
     metadata,
-    Column("id", _INT64, CheckConstraint("id = 1", name="one_row"), primary_key=True),
+    Column(
+        "id",
+        _INT64,
+        CheckConstraint("id = 1", name="one_row"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     Column("currency", Text, nullable=False),
     Column("currency_scale", Integer, nullable=False),
     Column("runs_from", Text, nullable=False),
@@ -49,7 +56,7 @@ ledger = Table(
 accounts = Table(
     "accounts",
     metadata,
-    Column("id", _INT64, primary_key=True),
+    Column("id", _INT64, Identity(), primary_key=True),
     Column("user_id", Text, nullable=False),
     Column("balance_minor", _INT64, nullable=False),
     Column("seq", _INT64, nullable=False),

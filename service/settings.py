@@ -20,6 +20,8 @@ from service.errors import InvalidRequestError, StartError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy.engine import URL
+
 PREFIX: Final = "TELLER_"
 DOTENV: Final = ".env"
 
@@ -48,7 +50,33 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         "sqlite+aiosqlite:///teller.db",
-        description="Where the ledger is; a SQLite path is relative to the working directory.",
+        description="Where the ledger is: a SQLite path, relative to the working directory, or "
+        "`postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE`; several PostgreSQL servers as "
+        "`...@/DATABASE?host=A:5432&host=B:5432`.",
+    )
+    database_tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        "prefer",
+        description="TLS to PostgreSQL, with libpq's words; `verify-full` also checks the name.",
+    )
+    database_tls_ca: str | None = Field(
+        None, description="A file with the CA of PostgreSQL's certificate; the system's unless set."
+    )
+    database_tls_certificate: str | None = Field(
+        None, description="A file with the client certificate for PostgreSQL."
+    )
+    database_tls_key: str | None = Field(
+        None, description="A file with the key of that certificate, unless it holds both."
+    )
+    database_connect_timeout_ms: int = Field(
+        3_000, ge=1, description="How long connecting to one PostgreSQL server may take."
+    )
+    database_statement_timeout_ms: int = Field(
+        10_000,
+        ge=1,
+        description="How long PostgreSQL may work on a statement or stay silent; then 503.",
+    )
+    database_readers_max: int = Field(
+        4, ge=1, le=1_000, description="Connections to PostgreSQL for reads, beside the writer's."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="The port; 0 takes any free one.")
@@ -127,9 +155,12 @@ class Settings(BaseSettings):
             parsed = make_url(url)
         except ArgumentError as error:
             raise ValueError("not a database URL; try sqlite+aiosqlite:///teller.db") from error
+        if parsed.drivername.startswith("postgres"):
+            return _known_postgres(parsed)
         if parsed.drivername != "sqlite+aiosqlite":
             raise ValueError(
-                f"{parsed.drivername!r} is not supported; use sqlite+aiosqlite:///PATH"
+                f"{parsed.drivername!r} is not supported; use sqlite+aiosqlite:///PATH "
+                "or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE"
             )
         if parsed.database in {None, "", ":memory:"} or parsed.query:
             raise ValueError(
@@ -185,6 +216,23 @@ class Settings(BaseSettings):
             return self.money().minor(value, widest)
         except InvalidRequestError as error:
             raise StartError(f"{PREFIX}{name.upper()}={value}: {error.detail}") from error
+
+
+def _known_postgres(parsed: URL) -> str:
+    if parsed.drivername not in {"postgresql+asyncpg", "postgresql", "postgres"}:
+        raise ValueError(f"{parsed.drivername!r} is not supported; use postgresql+asyncpg")
+    if not parsed.database:
+        raise ValueError("name the database: postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE")
+    unknown = sorted(set(parsed.query) - {"host"})
+    if unknown:
+        raise ValueError(
+            f"the option {unknown[0]!r} is not understood; TLS and time limits are settings of "
+            "their own (TELLER_DATABASE_TLS, TELLER_DATABASE_CONNECT_TIMEOUT_MS)"
+        )
+    hosts = parsed.query.get("host", ())
+    if not isinstance(hosts, str) and any(":" not in host for host in hosts):
+        raise ValueError("each of several hosts needs its port: ?host=A:5432&host=B:5432")
+    return parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def _check_names(variables: Mapping[str, str | None]) -> set[str]:

@@ -133,7 +133,9 @@ class WriterConnection(aiosqlite.Connection):
 
 def file_of(database_url: str) -> Path:
     """The path of a SQLite ledger's file, absolute."""
-    return Path(make_url(database_url).database or "").absolute()
+    url = make_url(database_url)
+    assert url.get_backend_name() == "sqlite"  # noqa: S101 - another's name is no file
+    return Path(url.database or "").absolute()
 
 
 def engine(path: Path, *, busy_timeout_ms: int, read_only: bool = False) -> AsyncEngine:

@@ -8,13 +8,11 @@ import time
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy import select, text
-
-from service import schema, sqlite
+from service import sqlite
 from service.errors import OutcomeUnknownError, StartError, UnavailableError
 from service.ledger import Account, Entry, fold, genesis
 from service.sqlite import WriterConnection, driver
-from service.store import Checkpoint, Revision, Timing, now_us
+from service.store import Checkpoint, Timing, now_us, revision_of
 from service.turn import Turn
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from service.ledger import Decision, Movement
     from service.money import Currency
     from service.settings import Settings
+    from service.store import Revision
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -107,10 +106,7 @@ class SqliteStore:
 
     async def revision(self) -> Revision:
         """See ``Store.revision``."""
-        async with self.readers.connect() as connection:
-            revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-            runs_from = await connection.scalar(select(schema.ledger.c.runs_from))
-        return Revision(revision or "", runs_from or "")
+        return await revision_of(self.readers)
 
     def _in_transaction(
         self, connection: Any, work: Callable[[Any, Any], Result], argument: Any

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from sqlalchemy import select, text
+
+from service import schema
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -106,6 +110,14 @@ class Store(Protocol):
     async def revision(self) -> Revision:
         """The schema's revision, by a read that never waits for the writer."""
         ...
+
+
+async def revision_of(engine: AsyncEngine) -> Revision:
+    """The schema's revision in a migrated database of either engine."""
+    async with engine.connect() as connection:
+        revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        runs_from = await connection.scalar(select(schema.ledger.c.runs_from))
+    return Revision(revision or "", runs_from or "")
 
 
 def now_us() -> int:

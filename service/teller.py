@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.pool import QueuePool
 
 import service
-from service import migrations, sqlite, sqlite_store, traces
+from service import database, migrations, traces
 from service.audit import Auditor, AuditState
 from service.committer import Committer
 from service.reader import Reader
@@ -18,7 +18,6 @@ from service.scan import Scan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -54,11 +53,10 @@ async def opened(settings: Settings, *, tracing: Traces | None = None) -> AsyncI
     Raises:
         StartError: the ledger cannot be served; the message says why and what to do.
     """
-    path = sqlite.file_of(settings.database_url)
-    async with sqlite.guarded(path), sqlite.opened(settings) as writers:
+    async with database.opened(settings) as writers:
         await migrations.make_ready(writers, settings)
-        metrics = _metrics(settings, path)
-        async with sqlite_store.opened(settings, writers) as store:
+        metrics = _metrics(settings)
+        async with database.store_on(settings, writers) as store:
             committer = Committer(
                 store,
                 queue_depth_max=settings.queue_depth_max,
@@ -101,7 +99,7 @@ async def serving(settings: Settings) -> AsyncIterator[Teller]:
     Raises:
         StartError: the ledger cannot be served, or what is asked for cannot be had.
     """
-    with traces.exporting("sqlite") as tracing:
+    with traces.exporting(database.engine_of(settings)) as tracing:
         async with opened(settings, tracing=tracing) as teller:
             with listening(teller):
                 yield teller
@@ -142,12 +140,14 @@ def _watch_pool(metrics: Metrics, readers: AsyncEngine) -> None:
         metrics.watch_pool("readers", pool.checkedout, pool.size())
 
 
-def _metrics(settings: Settings, path: Path) -> Metrics | None:
+def _metrics(settings: Settings) -> Metrics | None:
     """The metrics, if a port is set to ask for them at; their library is imported only then."""
     if settings.metrics_port is None:
         return None
     from service.metrics import Metrics  # noqa: PLC0415
 
-    metrics = Metrics(version=service.__version__, engine="sqlite")
-    metrics.watch_file(path)
+    path = database.file_of(settings)
+    metrics = Metrics(version=service.__version__, engine=database.engine_of(settings))
+    if path is not None:
+        metrics.watch_file(path)
     return metrics

@@ -11,13 +11,16 @@ import pytest
 from service.app import create_app
 from service.settings import Settings
 from service.teller import opened
+from tests import postgres_server
+from tests.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from service.teller import Teller
 
+ENGINES = ("sqlite", "postgresql")
 JSON = {"Content-Type": "application/json"}
 
 
@@ -29,9 +32,34 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that opens a database runs on both engines, unless it is marked otherwise."""
+    if "engine_name" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("engines")
+        metafunc.parametrize("engine_name", marker.args if marker else ENGINES)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests; it never loses power, so it need not wait for its disk."""
+    with postgres_server.binaries() as (binaries, data):
+        server = PostgresServer(binaries, data / "shared")
+        server.make(fsync="off")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+def database_url(engine_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A new and empty database on each of the engines."""
+    if engine_name == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+    else:
+        with request.getfixturevalue("postgres").database() as url:
+            yield url
 
 
 @pytest.fixture

@@ -22,7 +22,13 @@ INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     ledger = op.create_table(
         "ledger",
-        sa.Column("id", INT64, sa.CheckConstraint("id = 1", name="one_row"), nullable=False),
+        sa.Column(
+            "id",
+            INT64,
+            sa.CheckConstraint("id = 1", name="one_row"),
+            nullable=False,
+            autoincrement=False,
+        ),
         sa.Column("currency", sa.Text, nullable=False),
         sa.Column("currency_scale", sa.Integer, nullable=False),
         sa.Column("runs_from", sa.Text, nullable=False),
@@ -33,7 +39,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "accounts",
-        sa.Column("id", INT64, nullable=False),
+        sa.Column("id", INT64, sa.Identity(), nullable=False),
         sa.Column("user_id", sa.Text, nullable=False),
         sa.Column("balance_minor", INT64, nullable=False),
         sa.Column("seq", INT64, nullable=False),
@@ -82,9 +88,9 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_movements_created_at_us", "movements", ["created_at_us"])
-    if op.get_context().dialect.name == "sqlite":
-        for trigger in SQLITE_TRIGGERS:
-            op.execute(trigger)
+    sqlite = op.get_context().dialect.name == "sqlite"
+    for trigger in SQLITE_TRIGGERS if sqlite else POSTGRESQL_TRIGGERS:
+        op.execute(trigger)
     # The currency is asked of the settings only here: from now on the database knows it.
     currency = context.config.attributes["currency"]
     op.bulk_insert(
@@ -148,5 +154,41 @@ SQLITE_TRIGGERS = (
     CREATE TRIGGER ledger_never_replaced BEFORE INSERT ON ledger
     WHEN EXISTS (SELECT 1 FROM ledger)
     BEGIN SELECT RAISE(ABORT, 'the ledger keeps its currency'); END
+    """,
+)
+
+# Where a statement is refused as such, it is refused even if it would touch no row. A second
+# INSERT of a key, or of an account, fails on its unique constraint; ON CONFLICT DO UPDATE is an
+# UPDATE to a trigger.
+POSTGRESQL_TRIGGERS = (
+    """
+    CREATE FUNCTION teller_refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION USING MESSAGE = TG_ARGV[0], ERRCODE = 'restrict_violation'; END $$
+    """,
+    """
+    CREATE TRIGGER movements_never_updated BEFORE UPDATE ON movements
+    FOR EACH STATEMENT EXECUTE FUNCTION teller_refuse('movements are append-only')
+    """,
+    """
+    CREATE TRIGGER movements_never_deleted BEFORE DELETE OR TRUNCATE ON movements
+    FOR EACH STATEMENT EXECUTE FUNCTION teller_refuse('movements are append-only')
+    """,
+    """
+    CREATE TRIGGER accounts_keep_identity BEFORE UPDATE OF id, user_id, opened_at_us ON accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION
+        teller_refuse('an account keeps its id, user and opening time')
+    """,
+    """
+    CREATE TRIGGER accounts_never_deleted BEFORE DELETE OR TRUNCATE ON accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION teller_refuse('accounts are never deleted')
+    """,
+    """
+    CREATE TRIGGER ledger_never_deleted BEFORE DELETE OR TRUNCATE ON ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION teller_refuse('the ledger keeps its currency')
+    """,
+    """
+    CREATE TRIGGER ledger_keeps_currency
+    BEFORE UPDATE OF id, currency, currency_scale, created_at_us ON ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION teller_refuse('the ledger keeps its currency')
     """,
 )

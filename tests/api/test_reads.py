@@ -238,6 +238,7 @@ async def test_a_filter_that_keeps_little_still_reads_a_bounded_number_of_rows(
     assert await every_page(client, "limit=2") == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
 
 
+@pytest.mark.engines("sqlite", reason="there readers and the writer share a file")
 async def test_reads_do_not_wait_for_the_writer(client: httpx.AsyncClient, teller: Teller) -> None:
     await move(teller, "d", "deposit", 700)
     writer = teller.store._writer  # type: ignore[attr-defined]

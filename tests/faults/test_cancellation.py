@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from service.teller import Teller
 
+pytestmark = pytest.mark.engines(
+    "sqlite", reason="the faults are seeded in SQLite's driver connection"
+)
+
 BODY = b'{"amount": "1"}'
 
 

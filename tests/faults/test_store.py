@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from service.teller import Teller
 
 
+pytestmark = pytest.mark.engines(
+    "sqlite", reason="the faults are seeded in SQLite's driver connection"
+)
+
+
 async def deposit(client: httpx.AsyncClient, key: str, **more: Any) -> httpx.Response:
     return await client.post(
         "/deposit", content=json.dumps({"amount": "1", **more}), headers=headers(key)

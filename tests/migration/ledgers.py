@@ -1,11 +1,13 @@
-"""Ledger files for these tests: asked in SQL, migrated to any revision, newer than this code."""
+"""Ledgers for these tests: asked in SQL, migrated to any revision, newer than this code."""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
-from service import migrations, schema, sqlite
+from sqlalchemy import inspect
+
+from service import database, migrations, schema
 from service.money import Currency
 from service.settings import Settings
 
@@ -42,25 +44,27 @@ CONTRACT: Final = expand_and(
 
 
 async def ask(database_url: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """The rows of one statement, run as the service's own connection would."""
-    engine = sqlite.engine(sqlite.file_of(database_url), busy_timeout_ms=5_000)
-    try:
+    """The rows of one statement, run and committed as the service's own connection would."""
+    async with database.opened(Settings.load(database_url=database_url)) as engine:
         async with engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            writer = raw.driver_connection
-            assert isinstance(writer, sqlite.WriterConnection)
+            result = await connection.exec_driver_sql(sql, tuple(values))
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+            await connection.commit()
+        return rows
 
-            def rows(connection: Any) -> list[tuple[Any, ...]]:
-                return list(connection.execute(sql, values))
 
-            return await writer.run(rows)
-    finally:
-        await engine.dispose()
+async def tables(database_url: str) -> list[str]:
+    """The names of all tables."""
+    async with (
+        database.opened(Settings.load(database_url=database_url)) as engine,
+        engine.connect() as connection,
+    ):
+        return sorted(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
 
 
 async def migrated(database_url: str, folder: Path = migrations.FOLDER) -> str:
     """Bring a ledger in US dollars to the newest revision in that folder; return it."""
-    async with sqlite.opened(Settings.load(database_url=database_url)) as engine:
+    async with database.opened(Settings.load(database_url=database_url)) as engine:
         return await migrations.migrate(engine, USD, folder=folder)
 
 

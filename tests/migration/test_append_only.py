@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from service.sqlite import driver
 from tests.migration.ledgers import ask, migrated
@@ -12,7 +13,10 @@ from tests.migration.ledgers import ask, migrated
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-pytestmark = pytest.mark.usefixtures("_written")
+pytestmark = [
+    pytest.mark.usefixtures("_written"),
+    pytest.mark.engines("sqlite", reason="test_postgres.py says it in PostgreSQL's words"),
+]
 
 COLUMNS = (
     "account_id, seq, key, kind, outcome, reason, amount_minor, balance_after_minor, reference,"
@@ -57,7 +61,7 @@ async def _written(database_url: str) -> None:
     ],
 )
 async def test_the_database_refuses(sql: str, message: str, database_url: str) -> None:
-    with pytest.raises(driver.IntegrityError, match=message):
+    with pytest.raises(IntegrityError, match=message):
         await ask(database_url, sql)
 
 
@@ -70,7 +74,7 @@ async def test_the_database_refuses(sql: str, message: str, database_url: str) -
 async def test_no_kind_of_insert_takes_the_place_of_a_row(
     verb: str, row: Sequence[Any], database_url: str
 ) -> None:
-    with pytest.raises(driver.IntegrityError, match="movements are append-only"):
+    with pytest.raises(IntegrityError, match="movements are append-only"):
         await ask(database_url, f"{verb} {MOVEMENT}", row)
 
 
@@ -114,10 +118,10 @@ async def test_a_row_that_breaks_a_rule_is_refused(
 ) -> None:
     row: list[Any] = [1, 2, "k2", *FIRST[3:]]
     row[place] = value
-    with pytest.raises(driver.IntegrityError, match=check):
+    with pytest.raises(IntegrityError, match=check):
         await ask(database_url, f"INSERT {MOVEMENT}", row)
 
 
 async def test_no_balance_goes_below_zero(database_url: str) -> None:
-    with pytest.raises(driver.IntegrityError, match="ck_accounts_never_overdrawn"):
+    with pytest.raises(IntegrityError, match="ck_accounts_never_overdrawn"):
         await ask(database_url, "UPDATE accounts SET balance_minor = -1")

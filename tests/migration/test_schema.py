@@ -31,6 +31,7 @@ def squeezed(sql: str | None) -> str | None:
     return sql and " ".join(sql.split())
 
 
+@pytest.mark.engines("sqlite", reason="test_postgres.py asks PostgreSQL's catalogue")
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_every_table_check_index_and_trigger_is_as_expected_after(
     revision: str, database_url: str, tmp_path: Path
@@ -40,6 +41,7 @@ async def test_every_table_check_index_and_trigger_is_as_expected_after(
     assert found == {name: squeezed(sql) for name, sql in EXPECTED[revision].items()}
 
 
+@pytest.mark.engines("sqlite", reason="PostgreSQL has no other tables than strict ones")
 async def test_every_table_of_the_ledger_is_strict(database_url: str) -> None:
     await migrated(database_url)
     listed = await ask(database_url, "SELECT name, strict FROM pragma_table_list")

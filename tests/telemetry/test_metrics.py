@@ -57,6 +57,7 @@ def results(teller: Teller) -> dict[str, float]:
     }
 
 
+@pytest.mark.engines("sqlite", reason="a ledger on a server has no file to watch")
 async def test_the_readme_lists_every_metric_with_its_kind_and_labels(counted: Teller) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", README.read_text(), re.MULTILINE)
     listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
@@ -145,6 +146,7 @@ async def test_requests_are_counted_by_route_pattern_and_status(
     assert value(counted, "teller_problems_total", code="internal") == 0
 
 
+@pytest.mark.engines("sqlite", reason="a ledger on a server has no file to watch")
 async def test_a_batch_shows_its_size_its_wait_and_its_phases(
     counted: Teller, counted_client: httpx.AsyncClient
 ) -> None:
@@ -161,6 +163,7 @@ async def test_a_batch_shows_its_size_its_wait_and_its_phases(
     assert (value(counted, "teller_database_size_bytes") or 0) > 0
 
 
+@pytest.mark.engines("sqlite", reason="it is the engine that the release names")
 async def test_the_listener_answers_openmetrics_and_says_which_release_runs(
     counted: Teller,
 ) -> None:

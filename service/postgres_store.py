@@ -1,0 +1,390 @@
+"""The PostgreSQL store: account rows locked in order, a few set-based statements a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import asyncpg
+
+from service import postgres
+from service.errors import OutcomeUnknownError, UnavailableError
+from service.ledger import Account, Entry, Recorded, fold, genesis
+from service.store import Checkpoint, Timing, now_us, revision_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from service.ledger import Decision, Movement
+    from service.money import Currency
+    from service.settings import Settings
+    from service.store import Revision
+
+CONFLICTS_MAX: Final = 10
+PAUSE_MAX_S: Final = 0.2
+# Before the next batch tries the servers again, so that an outage is not a storm of logins.
+AWAY_PAUSE_S: Final = 0.1
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+# The order of the locks is one for all processes, so that no two wait for each other.
+_LOCK_ACCOUNTS: Final = """
+SELECT id, user_id, balance_minor, seq, chain FROM accounts
+WHERE user_id = ANY($1::text[]) ORDER BY id FOR NO KEY UPDATE
+"""
+
+# A statement of its own after the locks: under READ COMMITTED a statement sees what was committed
+# when it began, and the one that waited for the locks began too early to see their holder's rows.
+_LOOK_UP: Final = """
+SELECT m.account_id, m.seq, m.key, m.kind, m.outcome, m.reason, m.amount_minor,
+       m.balance_after_minor, m.reference, m.created_at_us, m.chain
+FROM unnest($1::bigint[], $2::text[]) AS asked (account_id, key)
+JOIN movements AS m ON m.account_id = asked.account_id AND m.key = asked.key
+"""
+
+_OPEN_ACCOUNTS: Final = """
+INSERT INTO accounts (user_id, balance_minor, seq, chain, opened_at_us)
+SELECT user_id, 0, 0, chain, $3 FROM unnest($1::text[], $2::bytea[]) AS new (user_id, chain)
+ON CONFLICT (user_id) DO NOTHING
+RETURNING id, user_id
+"""
+
+_WRITE: Final = """
+WITH written AS (
+    INSERT INTO movements (account_id, seq, key, kind, outcome, reason, amount_minor,
+                           balance_after_minor, reference, created_at_us, chain)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[],
+                         $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[],
+                         $11::bytea[])
+    RETURNING 1
+), moved AS (
+    UPDATE accounts SET balance_minor = head.balance_minor, seq = head.seq, chain = head.chain
+    FROM unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[])
+        AS head (id, balance_minor, seq, chain)
+    WHERE accounts.id = head.id
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM moved)
+"""
+
+
+class PostgresStore:
+    """The ledger in one PostgreSQL database, of which any number may be at work at once.
+
+    See ``Store`` for the promises. Unlike a file, a server outlives the process: when a COMMIT's
+    answer is lost, the row tells what became of it, and no restart is needed.
+    """
+
+    def __init__(
+        self,
+        writers: AsyncEngine,
+        readers: AsyncEngine,
+        *,
+        currency: Currency,
+        balance_max_minor: int,
+        open_on_first: bool,
+        silence_max_s: float,
+        settle_max_s: float,
+        clock_us: Callable[[], int] = now_us,
+    ) -> None:
+        self._writers = writers
+        self.readers: Final = readers
+        self._currency = currency
+        self._balance_max_minor = balance_max_minor
+        self._open_on_first = open_on_first
+        self._silence_max_s = silence_max_s
+        self._settle_max_s = settle_max_s
+        self._clock_us = clock_us
+        self._held: AsyncConnection | None = None
+        self._driver: Any = None
+        self._warnings: list[str] = []
+        self._turn = asyncio.Lock()
+        self._locked_ns = 0
+        self.timing: Timing | None = None
+
+    async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
+        """See ``Store.commit``: run again where that is safe, within bounds."""
+        in_doubt: list[list[Decision]] = []
+
+        async def work(driver: Any) -> list[Decision]:
+            return await self._decide_and_write(driver, movements)
+
+        decisions = await self._run(work, in_doubt)
+        for attempt in reversed(in_doubt):
+            decisions = [
+                then if _same_row(then, now) else now
+                for then, now in zip(attempt, decisions, strict=True)
+            ]
+        return decisions
+
+    async def open_accounts(self, users: Sequence[str]) -> list[str]:
+        """See ``Store.open_accounts``."""
+        wanted = list(dict.fromkeys(users))
+
+        async def work(driver: Any) -> list[str]:
+            opened = await self._open(driver, wanted, self._clock_us())
+            return [user for user in wanted if user in opened]
+
+        return await self._run(work, [])
+
+    async def checkpoint(self) -> Checkpoint | None:
+        """Nothing: the server has its own housekeeping."""
+        return Checkpoint(0, 0)
+
+    async def revision(self) -> Revision:
+        """See ``Store.revision``."""
+        return await revision_of(self.readers)
+
+    async def close(self) -> None:
+        """Give the writing connection back."""
+        held, self._held, self._driver = self._held, None, None
+        if held is not None:
+            await held.close()
+
+    # -- one transaction, and whether it may be run again -----------------------------------
+
+    async def _run(
+        self, work: Callable[[Any], Awaitable[Result]], in_doubt: list[Result]
+    ) -> Result:
+        """Run ``work`` in a transaction until its result is known, or give up.
+
+        Args:
+            work: the statements between BEGIN and COMMIT.
+            in_doubt: takes what each COMMIT that never answered would have stored.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            give_up_at_s = loop.time() + self._settle_max_s
+            for attempt in itertools.count(1):
+                try:
+                    return await self._once(work, in_doubt)
+                except Exception as error:
+                    if in_doubt:
+                        if type(error) not in _TRIES_MAX or loop.time() > give_up_at_s:
+                            raise OutcomeUnknownError(_UNKNOWN, restart=False) from error
+                    elif attempt >= _TRIES_MAX.get(type(error), 1):
+                        if isinstance(error, _ConflictError | _LostError):
+                            raise _unavailable(error.__cause__ or error) from error
+                        raise
+                pause_s = min(PAUSE_MAX_S, 0.005 * 2**attempt)
+                await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 - spreads retries
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self, work: Callable[[Any], Awaitable[Result]], in_doubt: list[Result]
+    ) -> Result:
+        driver = await self._connected()
+        # Not the driver's own time limit: it would cancel the statement, and a cancelled COMMIT
+        # is there without the standby's having it. Hanging up leaves the server waiting instead.
+        guard = asyncio.get_running_loop().call_later(self._silence_max_s, driver.terminate)
+        try:
+            began_ns = time.time_ns()
+            try:
+                await driver.execute("BEGIN")
+                result = await work(driver)
+                decided_ns = time.time_ns()
+            except _DRIVER_ERRORS as error:
+                await self._roll_back(driver, error)
+                if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
+                    raise _ConflictError from error
+                if driver.is_closed() or postgres.lost(error):
+                    raise _LostError from error
+                if postgres.reason(error) is not None:
+                    raise _unavailable(error) from error
+                raise _StatementError(_in_short(error)) from None
+            except BaseException as error:
+                await self._roll_back(driver, error)
+                raise
+            self._warnings.clear()
+            try:
+                done = await driver.execute("COMMIT")
+            except _DRIVER_ERRORS as error:
+                if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
+                    await self._roll_back(driver, error)
+                    raise _ConflictError from error
+                in_doubt.append(result)
+                await self._hang_up(error)
+                raise OutcomeUnknownError(_UNKNOWN, restart=False) from error
+        finally:
+            guard.cancel()
+        if done != "COMMIT":
+            raise AssertionError(f"COMMIT was answered by {done}")
+        if self._warnings:
+            # "The transaction has already committed locally, but might not have been replicated":
+            # somebody cancelled the wait for the standby.
+            in_doubt.append(result)
+            await self._hang_up(self._warnings[0])
+            raise OutcomeUnknownError(_UNKNOWN, restart=False)
+        self.timing = Timing(began_ns, max(began_ns, self._locked_ns), decided_ns, time.time_ns())
+        return result
+
+    async def _connected(self) -> Any:
+        if self._driver is not None and not self._driver.is_closed():
+            return self._driver
+        if self._held is not None:
+            await self._hang_up("closed by the server")
+        try:
+            held = await self._writers.connect()
+        except OSError as error:
+            await asyncio.sleep(AWAY_PAUSE_S)
+            raise _unavailable(error) from error
+        raw = await held.get_raw_connection()
+        self._held, self._driver = held, raw.driver_connection
+        self._driver.add_log_listener(self._hear)
+        return self._driver
+
+    def _hear(self, _connection: Any, message: Any) -> None:
+        if message.severity_en == "WARNING":
+            self._warnings.append(message.message)
+
+    async def _roll_back(self, driver: Any, error: BaseException) -> None:
+        if driver.is_closed() or postgres.lost(error):
+            await self._hang_up(error)
+            return
+        try:
+            await driver.execute("ROLLBACK")
+        except _DRIVER_ERRORS as failure:
+            await self._hang_up(failure)
+
+    async def _hang_up(self, why: object) -> None:
+        """Close the connection without a word to the server, which rolls back what is open."""
+        log.warning("database connection lost", extra={"error": str(why)})
+        held, driver = self._held, self._driver
+        self._held, self._driver = None, None
+        if driver is not None:
+            driver.terminate()
+        if held is not None:
+            await held.invalidate()
+            await held.close()
+
+    # -- the statements ---------------------------------------------------------------------
+
+    async def _decide_and_write(self, driver: Any, movements: Sequence[Movement]) -> list[Decision]:
+        users = list({m.user_id: None for m in movements})
+        accounts = {row[1]: Account(*row) for row in await driver.fetch(_LOCK_ACCOUNTS, users)}
+        self._locked_ns = time.time_ns()
+        now = self._clock_us()
+        if self._open_on_first and len(accounts) < len(users):
+            missing = [user for user in users if user not in accounts]
+            opened = await self._open(driver, missing, now)
+            if len(opened) < len(missing):
+                # Another process opened one of them meanwhile: begin again, and lock it in order.
+                raise _ConflictError
+            accounts |= opened
+        names = {account.id: user for user, account in accounts.items()}
+        asked = [(accounts[m.user_id].id, m.key) for m in movements if m.user_id in accounts]
+        rows = await driver.fetch(_LOOK_UP, [a[0] for a in asked], [a[1] for a in asked])
+        folded = fold(
+            movements,
+            accounts=accounts,
+            firsts={(names[row[0]], row[2]): Entry(*row[1:]) for row in rows},
+            balance_max_minor=self._balance_max_minor,
+            now_us=now,
+        )
+        if folded.entries:
+            new = zip(*[(account.id, *entry) for account, entry in folded.entries], strict=True)
+            heads = zip(
+                *[(a.id, a.balance_minor, a.seq, a.chain) for a in folded.accounts], strict=True
+            )
+            counts = await driver.fetchrow(_WRITE, *new, *heads)
+            if tuple(counts) != (len(folded.entries), len(folded.accounts)):
+                raise AssertionError(f"{tuple(counts)} of {len(folded.entries)} rows were written")
+        return folded.decisions
+
+    async def _open(self, driver: Any, users: list[str], now: int) -> dict[str, Account]:
+        # In one order in all processes, as the locks are.
+        chains = {user: genesis(user, self._currency) for user in sorted(users)}
+        rows = await driver.fetch(_OPEN_ACCOUNTS, list(chains), list(chains.values()), now)
+        return {user: Account(id_, user, 0, 0, chains[user]) for id_, user in rows}
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, writers: AsyncEngine, *, clock_us: Callable[[], int] = now_us
+) -> AsyncIterator[PostgresStore]:
+    """The store on a migrated database; its writing connection is opened by the first batch."""
+    async with postgres.opened(settings, read_only=True) as readers:
+        store = PostgresStore(
+            writers,
+            readers,
+            currency=settings.money(),
+            balance_max_minor=settings.balance_max_minor(),
+            open_on_first=settings.account_opening == "on_first_deposit",
+            silence_max_s=settings.database_statement_timeout_ms / 1000,
+            settle_max_s=settings.answer_timeout_ms / 1000,
+            clock_us=clock_us,
+        )
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+class _ConflictError(Exception):
+    """Rolled back because of another process's transaction; the same one may pass now."""
+
+
+class _LostError(Exception):
+    """The connection ended before COMMIT: nothing of the transaction is stored."""
+
+
+class _StatementError(Exception):
+    """A bug, or a movement that the database refuses."""
+
+
+# How often a transaction that is known to be undone is tried, by what undid it. An idle connection
+# may have been lost long ago: the next one decides.
+_TRIES_MAX: Final[dict[type[Exception], int]] = {
+    _ConflictError: CONFLICTS_MAX,
+    _LostError: 2,
+    UnavailableError: 1,
+    OutcomeUnknownError: 1,
+}
+
+_DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+_UNKNOWN: Final = (
+    "The connection to the database ended at the commit: the movement is stored once or not at "
+    "all, and its row tells which. Retry with the same key."
+)
+
+
+def _in_short(error: BaseException) -> str:
+    """The error without its details: they show the row, and the log must not."""
+    parts = [type(error).__name__]
+    for name in ("sqlstate", "table_name", "constraint_name"):
+        value = getattr(error, name, None)
+        if value:
+            parts.append(f"{name}={value}")
+    return " ".join(parts)
+
+
+def _same_row(then: Decision, now: Decision) -> bool:
+    """Whether the row found now is the one that the earlier attempt was the first to write."""
+    return (
+        isinstance(then, Recorded)
+        and isinstance(now, Recorded)
+        and not then.replayed
+        and now.entry == then.entry
+    )
+
+
+def _unavailable(error: BaseException) -> UnavailableError:
+    log.error(
+        "database unavailable",
+        extra={"error": str(error), "error_name": getattr(error, "sqlstate", None) or "connection"},
+    )
+    why = postgres.reason(error) or "is busy with another process's write"
+    return UnavailableError(
+        f"The database {why}; this attempt was not executed. "
+        "Retry with the same key after the pause in Retry-After.",
+        cause=getattr(error, "sqlstate", None) or "connection",
+    )
