@@ -296,6 +296,7 @@ async def test_a_file_that_holds_no_heads_is_refused_by_line(
 # -- what cannot be audited -----------------------------------------------------------------
 
 
+@pytest.mark.engines("sqlite", reason="a server has no file that could be missing")
 def test_a_ledger_that_is_not_there_is_named_and_not_made(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -306,7 +307,7 @@ def test_a_ledger_that_is_not_there_is_named_and_not_made(
 
 
 def test_a_database_that_is_no_ledger_is_said_to_be_none(database_url: str) -> None:
-    ledgers.damage(database_url, "CREATE TABLE something (x)")
+    ledgers.damage(database_url, "CREATE TABLE something (x INTEGER)")
     result = ledgers.audit(database_url)
     assert result.exit_code == 1
     assert "The database is not a Teller ledger." in result.stderr
