@@ -96,7 +96,10 @@ def damage(database_url: str, statements: str) -> None:
     url = make_url(database_url)
     script, where = _DAMAGE, str(url.database)
     if url.get_backend_name() == "postgresql":
-        script, where = _DAMAGE_POSTGRESQL, url.set(drivername="postgresql").render_as_string(hide_password=False)
+        script, where = (
+            _DAMAGE_POSTGRESQL,
+            url.set(drivername="postgresql").render_as_string(hide_password=False),
+        )
         statements = statements.replace("PRAGMA foreign_keys = OFF;", "").replace(
             "zeroblob(32)", "decode(repeat('00', 32), 'hex')"
         )

@@ -24,6 +24,7 @@ def deposit(user: str, key: str) -> Movement:
     return Movement(user, key, "deposit", 100, "r" * 140)
 
 
+@pytest.mark.engines("sqlite", reason="its gate is in the driver of SQLite")
 async def test_a_modest_user_is_served_in_the_next_batch_however_long_a_greedy_one_s_queue(
     make_settings: Callable[..., Settings],
 ) -> None:
@@ -43,6 +44,7 @@ async def test_a_modest_user_is_served_in_the_next_batch_however_long_a_greedy_o
             await asyncio.gather(*crowd)
 
 
+@pytest.mark.engines("sqlite", reason="a server keeps its log itself")
 async def test_the_log_stays_bounded_under_load_that_never_pauses(
     make_settings: Callable[..., Settings],
 ) -> None:
@@ -65,6 +67,7 @@ async def test_the_log_stays_bounded_under_load_that_never_pauses(
     assert max(sizes) < WAL_HEADER_BYTES + 220 * 6 * WAL_FRAME_BYTES
 
 
+@pytest.mark.engines("sqlite", reason="a server keeps its log itself")
 async def test_a_checkpoint_runs_between_transactions_and_after_their_answers(
     make_settings: Callable[..., Settings],
 ) -> None:

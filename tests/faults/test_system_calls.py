@@ -20,6 +20,8 @@ from tests.processes import serving
 if TYPE_CHECKING:
     from tests.processes import Served
 
+pytestmark = pytest.mark.engines("sqlite", reason="the service itself writes and syncs only a file")
+
 ENV = {"TELLER_ACCOUNT_OPENING": "on_first_deposit", "TELLER_REQUEST_LOG": "false"}
 ONE = b'{"amount": "1"}'
 USERS = 3
