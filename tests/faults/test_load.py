@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from service.ledger import Movement, Recorded
 from service.sqlite import file_of
 from service.teller import opened
