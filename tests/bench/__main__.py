@@ -2,81 +2,109 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.bench import contestants, machine, throughput
+from tests.bench import machine, overload, pair, plots, report, soak, throughput, variants
+from tests.bench.audit import WrongLedgerError
+from tests.bench.targets import Plan
+from tests.bench.wrk import WrongAnswersError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.bench.targets import Found
+
+BENCHES: Final[dict[str, Callable[[Plan], Found]]] = {
+    "throughput": throughput.compared,
+    "telemetry": variants.telemetry,
+    "large-ledger": variants.large_ledger,
+    "hot-account": variants.hot_account,
+    "replays": variants.replays,
+    "overload": overload.measure,
+    "memory": soak.memory,
+    "two-processes": pair.compared,
+    "start": soak.start,
+}
 
 console = Console(stderr=True)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("names", metavar="[BENCH]...", type=click.Choice(list(BENCHES)), nargs=-1)
 @click.option("--quick", is_flag=True, help="Two minutes: one short round of everything.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.option("--seconds", type=click.IntRange(1, 600), default=5, show_default=True)
-@click.option("--connections", "-c", type=int, multiple=True, default=(1, 64, 256))
-@click.option("--only", multiple=True, help="Only these contestants.")
+@click.option("--seconds", type=click.IntRange(1, 600), default=4, show_default=True)
+@click.option(
+    "--accounts",
+    type=click.IntRange(1_000),
+    default=1_000_000,
+    show_default=True,
+    help="Of the large ledger, with ten movements each.",
+)
+@click.option("--soak", "soak_s", type=click.IntRange(1), default=120, show_default=True)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("bench-results"),
     show_default=True,
+    help="Where the results go; benches not run keep what is there.",
 )
 def main(
     *,
+    names: tuple[str, ...],
     quick: bool,
     rounds: int,
     seconds: int,
-    connections: tuple[int, ...],
-    only: tuple[str, ...],
+    accounts: int,
+    soak_s: int,
     output: Path,
 ) -> None:
-    """Measure Teller beside its peers."""
-    for line in (lacking := machine.missing(("wrk", "taskset"))):
+    """Measure Teller beside its peers; all benches unless some are named."""
+    lacking = machine.missing(("wrk", "taskset", "strace"))
+    for line in lacking:
         console.print(line)
     if lacking:
         sys.exit(2)
+    chosen = names or tuple(BENCHES)
     if quick:
-        rounds, seconds = 1, 2
-    chosen = [one for one in contestants.MAIN if not only or one.name in only]
+        rounds, seconds, accounts, soak_s = 1, 2, 2_000, 4
+    found: dict[str, Found] = {}
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
+        disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task("throughput", total=rounds * len(chosen) * len(connections))
+        task = progress.add_task("starting", total=len(chosen))
 
-        def advance(said: str) -> None:
-            progress.update(task, advance=1, description=said)
+        def say(said: str) -> None:
+            progress.update(task, description=said)
             if not console.is_terminal:
-                console.print(said)
+                console.print(said, highlight=False)
 
-        table = throughput.measure(
-            chosen, connections=connections, rounds=rounds, seconds=seconds, advance=advance
-        )
-    output.mkdir(parents=True, exist_ok=True)
+        plan = Plan(rounds, seconds, (1, 64) if quick else (1, 64, 256), accounts, soak_s, say)
+        for name in chosen:
+            try:
+                found[name] = BENCHES[name](plan)
+            except (WrongAnswersError, WrongLedgerError) as error:
+                console.print(f"[bold]{name}: wrong answers.[/] {error}")
+                sys.exit(1)
+            progress.advance(task)
     with tempfile.TemporaryDirectory() as folder:
-        found = {"machine": machine.facts(Path(folder)), "throughput": table.as_json()}
-    (output / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    lines = ["| contestant | " + " | ".join(f"c={c}" for c in connections) + " |"]
-    lines.append("|---" * (len(connections) + 1) + "|")
-    for one in chosen:
-        cells = []
-        for c in connections:
-            p99 = table.percentile_ms(one.name, c, "99")
-            cpu = table.median_cpu_us(one.name, c)
-            cells.append(f"{table.per_s(one.name, c):,.0f}/s, {cpu:.0f} us, p99 {p99:.1f} ms")
-        lines.append(f"| {one.title} | " + " | ".join(cells) + " |")
-    (output / "results.md").write_text("\n".join(lines) + "\n")
-    click.echo("\n".join(lines))
+        facts = machine.facts(Path(folder))
+    facts |= {"rounds": rounds, "seconds": seconds, "quick": quick}
+    results = report.merged(output / "results.json", facts, found)
+    click.echo(report.write(output, results))
+    plots.draw(output, results)
 
 
 main()

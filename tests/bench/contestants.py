@@ -52,6 +52,7 @@ NOOP: Final = Contestant("noop", "FastAPI no-op", "tests.bench.apps.noop", durab
 BARE: Final = Contestant("bare", "bare ASGI callable", "tests.bench.apps.bare", durable=False)
 NAIVE: Final = Contestant("naive", "FastAPI + ORM, one transaction each", "tests.bench.apps.naive")
 MAIN: Final = (TELLER, NOOP, BARE, NAIVE)
+ALL: Final = MAIN
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,13 @@ class Running:
     """A contestant at work."""
 
     contestant: Contestant
-    url: str
+    port: int
     process: subprocess.Popen[bytes]
     folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def cpu_s(self) -> float:
         """Processor time of its process so far, all threads, user and system."""
@@ -123,7 +128,7 @@ def running(
             )
             try:
                 _wait_until_listening(process, port, Path(output.name))
-                yield Running(contestant, f"http://127.0.0.1:{port}", process, at)
+                yield Running(contestant, port, process, at)
             finally:
                 stop(process)
 

@@ -1,4 +1,5 @@
 -- wrk's script: one movement a request, under a key of its own, users in turn.
+-- The stride scatters neighbours in time over a large ledger (prime, so that all come in turn).
 -- BENCH_PREFIX names the run: the same prefix again sends the same keys again (replays).
 local prefix = os.getenv("BENCH_PREFIX")
 local users = tonumber(os.getenv("BENCH_USERS"))
@@ -11,7 +12,7 @@ local n = 0
 function request()
   n = n + 1
   if n > wrap then n = 1 end
-  return head .. n .. "\r\nuser_id: u" .. (n % users) .. tail
+  return head .. n .. "\r\nuser_id: u" .. (n * 611953 % users) .. tail
 end
 
 dofile((os.getenv("BENCH_SUMMARY")))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench import audit, wrk
-from tests.bench.contestants import running
+from tests.bench import audit, machine, wrk
+from tests.bench.contestants import MAIN, running
 from tests.bench.machine import split_cores
+from tests.bench.targets import Found, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tests.bench.contestants import Contestant
+    from tests.bench.targets import Plan
     from tests.bench.wrk import Slice
 
 WARM_UP_S = 1
@@ -118,3 +122,49 @@ def measure(
                         unanswered_max=16 + sum(connections),
                     )
     return table
+
+
+def compared(plan: Plan, contestants: Sequence[Contestant] = MAIN) -> Found:
+    """P1, P2, P4 and P5 from one table of every contestant."""
+    table = measure(
+        contestants,
+        connections=plan.connections,
+        rounds=plan.rounds,
+        seconds=plan.seconds,
+        advance=plan.say,
+    )
+    with tempfile.TemporaryDirectory(prefix="teller-bench-") as folder:
+        sync_ms = machine.sync_ms(Path(folder))
+    measured = []
+    there = {name for name, _ in table.slices}
+    for target, other, many in (
+        ("P1-64", "noop", 64),
+        ("P1-256", "noop", 256),
+        ("P2", "naive", 64),
+    ):
+        if {"teller", other} <= there and many in plan.connections:
+            ratios = table.ratios("teller", other, many)
+            note = (
+                f"{table.per_s('teller', many):,.0f}/s and {table.per_s(other, many):,.0f}/s; "
+                f"processor time {table.median_cpu_us('teller', many):.0f} and "
+                f"{table.median_cpu_us(other, many):.0f} µs"
+            )
+            measured.append(_measured(target, ratios, note))
+    if {"teller", "noop"} <= there and 1 in plan.connections:
+        alone = zip(table.slices["teller", 1], table.slices["noop", 1], strict=True)
+        ratios = [
+            ours.percentiles_ms["50"] / (theirs.percentiles_ms["50"] + sync_ms)
+            for ours, theirs in alone
+        ]
+        note = f"{table.percentile_ms('teller', 1, '50'):.2f} ms; one fdatasync {sync_ms:.2f} ms"
+        measured.append(_measured("P4", ratios, note))
+    if "teller" in there and 64 in plan.connections:
+        slices = table.slices["teller", 64]
+        ratios = [one.percentiles_ms["99"] / one.percentiles_ms["50"] for one in slices]
+        note = f"p99 {table.percentile_ms('teller', 64, '99'):.1f} ms"
+        measured.append(_measured("P5", ratios, note))
+    return Found(measured, {"fdatasync_p50_ms": sync_ms, "table": table.as_json()})
+
+
+def _measured(target: str, ratios: list[float], note: str) -> Measured:
+    return Measured(target, statistics.median(ratios), (min(ratios), max(ratios)), note)

@@ -1,0 +1,84 @@
+"""A large ledger, quickly and validly: decided by the ledger's own fold, account by account.
+
+Run as a process of its own: ``python -m tests.bench.generate FILE ACCOUNTS MOVEMENTS``.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from service.ledger import Account, Movement, fold, genesis
+from service.money import INT64_MAX, currency
+from service.sqlite import driver
+from tests.bench.contestants import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ACCOUNTS_A_TRANSACTION: Final = 10_000
+EPOCH_US: Final = 1_767_312_245_000_000
+
+_ACCOUNT: Final = "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?)"
+_MOVEMENT: Final = "INSERT INTO movements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def fill(folder: Path, *, accounts: int, movements: int) -> None:
+    """Make a ledger there: users u0, u1, …, as many movements in each."""
+    prepare(folder, users=["seed"])
+    command = [sys.executable, "-m", "tests.bench.generate", str(folder / "ledger.db")]
+    subprocess.run([*command, str(accounts), str(movements)], check=True)
+
+
+def written(path: str, accounts: int, movements: int) -> None:
+    """Fill the file; triggers are set aside meanwhile, every CHECK and key stays."""
+    connection = driver.connect(path, isolation_level=None)
+    for pragma in ("synchronous = OFF", "cache_size = -500000", "temp_store = MEMORY"):
+        connection.execute(f"PRAGMA {pragma}")
+    triggers = connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+    ).fetchall()
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    first = connection.execute("SELECT max(id) + 1 FROM accounts").fetchone()[0]
+    for start in range(0, accounts, ACCOUNTS_A_TRANSACTION):
+        some = range(start, min(start + ACCOUNTS_A_TRANSACTION, accounts))
+        heads: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
+        for head, entries in (_account(first, n, movements // accounts) for n in some):
+            heads.append(head)
+            rows.extend(entries)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(_ACCOUNT, heads)
+        connection.executemany(_MOVEMENT, rows)
+        connection.execute("COMMIT")
+    for _, sql in triggers:
+        connection.execute(sql)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def _account(first: int, n: int, movements: int) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+    user = f"u{n}"
+    account = Account(first + n, user, 0, 0, genesis(user, currency("USD")))
+    folded = fold(
+        list(_movements(user, movements)),
+        accounts={user: account},
+        firsts={},
+        balance_max_minor=INT64_MAX,
+        now_us=EPOCH_US,
+    )
+    head = (account.id, user, account.balance_minor, account.seq, account.chain, EPOCH_US)
+    return head, [(account.id, *entry) for _, entry in folded.entries]
+
+
+def _movements(user: str, many: int) -> Iterator[Movement]:
+    for _ in range(many):
+        yield Movement(user, f"{random.getrandbits(128):032x}", "deposit", 125, None)
+
+
+if __name__ == "__main__":
+    written(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
