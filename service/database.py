@@ -49,8 +49,12 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def opened_to_read(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def opened_to_read(settings: Settings, *, alone: bool = False) -> AsyncIterator[AsyncEngine]:
     """An engine that only reads, in autocommit, beside whatever service runs on the ledger.
+
+    Args:
+        settings: of the ledger.
+        alone: with no other process on the ledger's file.
 
     Raises:
         StartError: there is no such file, or it is not safe to open.
@@ -64,7 +68,10 @@ async def opened_to_read(settings: Settings) -> AsyncIterator[AsyncEngine]:
         raise StartError(
             f"There is no ledger at {path}. Name it with --database or TELLER_DATABASE_URL."
         )
-    async with sqlite.guarded(path), sqlite.opened(settings, read_only=True) as engine:
+    async with (
+        sqlite.guarded(path, alone=alone),
+        sqlite.opened(settings, read_only=True) as engine,
+    ):
         yield engine
 
 

@@ -57,7 +57,9 @@ async def make_ready(engine: AsyncEngine, settings: Settings) -> Revision:
         return await connection.run_sync(_checked, settings)
 
 
-async def migrate(engine: AsyncEngine, currency: Currency, *, folder: Path = FOLDER) -> str:
+async def migrate(
+    engine: AsyncEngine, currency: Currency, *, folder: Path = FOLDER, mark: str | None = None
+) -> str:
     """Run what migrations the database lacks, in one transaction; return its revision.
 
     A database ahead of this code, and fit for it, is left as it is.
@@ -66,6 +68,7 @@ async def migrate(engine: AsyncEngine, currency: Currency, *, folder: Path = FOL
         engine: an engine that may write.
         currency: what a new ledger will keep for ever.
         folder: the migrations; another one only in tests.
+        mark: what to write in the place of the new revision.
     """
     from alembic import command  # noqa: PLC0415 - 0.1 s that only a migration pays
     from alembic.config import Config  # noqa: PLC0415
@@ -82,6 +85,8 @@ async def migrate(engine: AsyncEngine, currency: Currency, *, folder: Path = FOL
             config.attributes["connection"] = connection
             config.attributes["currency"] = currency
             command.upgrade(config, "head")
+        if mark is not None:
+            connection.execute(_SET_VERSION, {"version": mark})
         _commit(connection)
         if state in {"empty", "behind"}:
             log.info("migrated", extra={"was": found})
@@ -89,6 +94,56 @@ async def migrate(engine: AsyncEngine, currency: Currency, *, folder: Path = FOL
     async with engine.connect() as connection:
         await connection.run_sync(upgrade)
         return str(await connection.scalar(text("SELECT version_num FROM alembic_version")))
+
+
+async def prepare_copy(engine: AsyncEngine, currency: Currency) -> None:
+    """Make the tables of a ledger that a copy will fill, marked so that no release serves it.
+
+    What an earlier copy left unfinished is dropped first.
+
+    Raises:
+        StartError: the database holds a ledger, or something else.
+    """
+
+    def clear(connection: Connection) -> None:
+        _lock(connection)
+        tables = set(inspect(connection).get_table_names())
+        if {"alembic_version", "ledger"} <= tables and _version(connection) == COPYING:
+            for table in ("movements", "accounts", "ledger", "alembic_version"):
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+            connection.exec_driver_sql("DROP FUNCTION teller_refuse")
+            log.info("unfinished copy removed")
+        elif tables:
+            raise StartError(
+                "The target is not empty. Make a new database for the copy, or name another."
+            )
+        _commit(connection)
+
+    async with engine.connect() as connection:
+        await connection.run_sync(clear)
+    await migrate(engine, currency, mark=COPYING)
+
+
+async def finish_copy(engine: AsyncEngine) -> None:
+    """Take the mark off: from now on it is a ledger like any other."""
+
+    def finish(connection: Connection) -> None:
+        _lock(connection)
+        connection.execute(_SET_VERSION, {"version": schema.REVISION})
+        _commit(connection)
+
+    async with engine.connect() as connection:
+        await connection.run_sync(finish)
+
+
+# In the place of the revision, where every release looks before it serves or migrates.
+COPYING: Final = "copying"
+_SET_VERSION: Final = text("UPDATE alembic_version SET version_num = :version")
+
+
+def _version(connection: Connection) -> str | None:
+    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 async def on_database(settings: Settings, run: Callable[[Connection], None]) -> None:
@@ -139,7 +194,12 @@ def _state(connection: Connection) -> tuple[State, str | None]:
             "The database has tables, but it is not a Teller ledger. "
             "Set TELLER_DATABASE_URL to another one."
         )
-    found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    found = _version(connection)
+    if found == COPYING:
+        raise StartError(
+            "The database is the target of a copy that is not complete. Run teller copy again, "
+            "which starts over, or set TELLER_DATABASE_URL to another one."
+        )
     if found is None or not found.isdigit():
         raise StartError(f"The database's revision {found!r} is not one of Teller's.")
     if found == schema.REVISION:

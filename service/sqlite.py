@@ -60,8 +60,12 @@ def wal_reset_fixed(version: tuple[int, ...]) -> bool:
 
 
 @asynccontextmanager
-async def guarded(path: Path) -> AsyncIterator[None]:
+async def guarded(path: Path, *, alone: bool = False) -> AsyncIterator[None]:
     """Hold the start guard of a ledger file: many processes with fixed libraries, or one without.
+
+    Args:
+        path: of the ledger file.
+        alone: let no other process in, whatever its library.
 
     Raises:
         StartError: another process makes it unsafe to open the file, or the folder is not there.
@@ -70,7 +74,7 @@ async def guarded(path: Path) -> AsyncIterator[None]:
     if driver.sqlite_version_info < VERSION_NEEDED:
         raise StartError(f"SQLite {version} is too old: Teller needs 3.38 or newer.")
     fixed = wal_reset_fixed(driver.sqlite_version_info)
-    mode = portalocker.LockFlags.SHARED if fixed else portalocker.LockFlags.EXCLUSIVE
+    mode = portalocker.LockFlags.SHARED if fixed and not alone else portalocker.LockFlags.EXCLUSIVE
     try:
         guard = Path(f"{path}.lock").open("a")  # noqa: ASYNC230, SIM115 - once, at start
     except OSError as error:
@@ -82,6 +86,11 @@ async def guarded(path: Path) -> AsyncIterator[None]:
         try:
             portalocker.lock(guard, mode | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.exceptions.LockException as error:
+            if alone:
+                raise StartError(
+                    f"Another process has {path} open. Stop it first: teller copy moves a ledger "
+                    "that nobody writes to."
+                ) from error
             raise StartError(_guard_refusal(path, version, fixed=fixed)) from error
         if not fixed:
             log.warning("sqlite library has the wal-reset bug", extra={"sqlite": version})
