@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -54,12 +57,47 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def database_url(engine_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A new and empty database on each of the engines."""
+    """A new database on each of the engines: empty, or for a teller with its ledger made."""
+    made = "teller" in request.fixturenames
     if engine_name == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+        path = tmp_path / "ledger.db"
+        if made:
+            shutil.copyfile(request.getfixturevalue("ledger_file"), path)
+        yield _url_of(path)
     else:
-        with request.getfixturevalue("postgres").database() as url:
+        template = request.getfixturevalue("ledger_database") if made else None
+        with request.getfixturevalue("postgres").database(template) as url:
             yield url
+
+
+@pytest.fixture(scope="session")
+def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with its accounts, made once: to migrate a file for each test costs a minute."""
+    path = tmp_path_factory.mktemp("template") / "ledger.db"
+    _make_ledger(_url_of(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def ledger_database(postgres: PostgresServer) -> Iterator[str]:
+    """The same on the server: the name of a database to copy."""
+    with postgres.database() as url:
+        _make_ledger(url)
+        yield url.rpartition("/")[2]
+
+
+def _url_of(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def _make_ledger(url: str) -> None:
+    async def make() -> None:
+        async with opened(Settings.load(database_url=url)) as teller:
+            await teller.store.open_accounts(["alice", "bob"])
+
+    # In a thread of its own: a fixture of an asynchronous test runs beside a loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, make()).result()
 
 
 @pytest.fixture
@@ -76,7 +114,6 @@ def make_settings(database_url: str) -> Callable[..., Settings]:
 async def teller(make_settings: Callable[..., Settings]) -> AsyncIterator[Teller]:
     """A teller at work on a fresh ledger in USD, with accounts for alice and bob."""
     async with opened(make_settings()) as teller:
-        await teller.store.open_accounts(["alice", "bob"])
         yield teller
 
 

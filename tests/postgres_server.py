@@ -139,10 +139,10 @@ class PostgresServer:
         return self._run("psql", *where, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement)
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """The URL of a new and empty database, dropped at the end."""
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """The URL of a new database, empty or a copy of that one; dropped at the end."""
         name = f"ledger_{next(self._numbers)}"
-        self.psql("postgres", f"CREATE DATABASE {name}")
+        self.psql("postgres", f"CREATE DATABASE {name} TEMPLATE {template or 'template1'}")
         try:
             yield self.url(name)
         finally:
