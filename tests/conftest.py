@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from service.app import create_app
 from service.settings import Settings
@@ -26,6 +27,29 @@ if TYPE_CHECKING:
 ENGINES = ("sqlite", "postgresql")
 JSON = {"Content-Type": "application/json"}
 
+# The same examples on every run: a failure here is a failure for everyone. No deadline: a busy
+# machine is not a bug.
+hypothesis_settings.register_profile("teller", derandomize=True, deadline=None, max_examples=100)
+# New examples each time; --hypothesis-seed repeats them, and a failure prints how.
+hypothesis_settings.register_profile("long", deadline=None, max_examples=5_000, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="Search with new examples, and far more of them."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-profile") is None:
+        hypothesis_settings.load_profile("long" if config.getoption("--long") else "teller")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long search is asked for."""
+    return bool(request.config.getoption("--long"))
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +63,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test that opens a database runs on both engines, unless it is marked otherwise."""
     if "engine_name" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("engines")
-        metafunc.parametrize("engine_name", marker.args if marker else ENGINES)
+        names = marker.args if marker else ENGINES
+        if names:  # without names the test's own module says on which
+            metafunc.parametrize("engine_name", names)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +84,7 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture
 def database_url(engine_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """A new database on each of the engines: empty, or for a teller with its ledger made."""
-    made = "teller" in request.fixturenames
+    made = not {"teller", "made_ledger"}.isdisjoint(request.fixturenames)
     if engine_name == "sqlite":
         path = tmp_path / "ledger.db"
         if made:
@@ -68,6 +94,11 @@ def database_url(engine_name: str, tmp_path: Path, request: pytest.FixtureReques
         template = request.getfixturevalue("ledger_database") if made else None
         with request.getfixturevalue("postgres").database(template) as url:
             yield url
+
+
+@pytest.fixture
+def made_ledger() -> None:
+    """Asked for by a test that opens its tellers itself, on a ledger that is made."""
 
 
 @pytest.fixture(scope="session")

@@ -28,13 +28,13 @@ class Bug(NamedTuple):
     """A bug to seed.
 
     ``release`` is given a function like ``setattr`` (of a process, or of pytest's monkeypatch)
-    and seeds the bug with it. ``needs`` is the least that brings it out, ``caught_by`` the first
-    check that must find it; others may as well.
+    and seeds the bug with it. ``needs`` is the least that brings it out; each check of
+    ``caught_by`` must find it by itself.
     """
 
     name: str
     wrong: str
     release: Callable[[Patch], None]
     needs: Circumstance
-    caught_by: Check
+    caught_by: tuple[Check, ...]
     engines: tuple[str, ...] = ("sqlite", "postgresql")
