@@ -7,19 +7,16 @@ import json
 import os
 import resource
 import signal
-import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
-
-import pytest
 
 from tests.clients import Wire, request
 from tests.conftest import headers
+from tests.faults.disks import fill, small_disk
 from tests.faults.strace import injected
 from tests.processes import serving, started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.clients import Reply
@@ -33,22 +30,6 @@ async def deposit(server: Served, key: str) -> Reply:
     return await request(server.url, "POST", "/deposit", BODY, headers(key))
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 1 MiB, which takes the right to mount one."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be mounted here: run as root, in a container privileged")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 async def test_a_full_disk_stores_nothing_keeps_reading_and_recovers_unaided(
     tmp_path: Path,
 ) -> None:
@@ -56,8 +37,7 @@ async def test_a_full_disk_stores_nothing_keeps_reading_and_recovers_unaided(
         ballast = disk / "ballast"
         with serving(f"sqlite+aiosqlite:///{disk / 'ledger.db'}", env=ENV) as server:
             assert (await deposit(server, "first")).status == 201
-            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-            ballast.write_bytes(bytes(free))
+            fill(ballast)
             stored, refused = ["first"], list[str]()
             async with Wire(server.url) as wire:
                 for i in range(200):
