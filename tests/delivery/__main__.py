@@ -1,0 +1,93 @@
+"""``python -m tests.delivery``: act out the releases and their accidents, write what was seen."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import pytest
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.chart import helm
+from tests.delivery import plots, releases, report
+from tests.delivery.found import Found, Place, UnexpectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+SCENARIOS: Final[dict[str, Callable[[Place], Coroutine[Any, Any, Found]]]] = {
+    **{build: functools.partial(releases.release, build) for build in releases.EXPECTED},
+}
+# Those that every change must pass.
+QUICK: Final = ("good", "errors", "compares-otherwise")
+HERE: Final = Path(__file__).parent
+
+console = Console(stderr=True)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("names", metavar="[SCENARIO]...", type=click.Choice(list(SCENARIOS)), nargs=-1)
+@click.option("--quick", is_flag=True, help=f"Only {', '.join(QUICK)}.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("delivery-results"),
+    show_default=True,
+    help="Where the results go; scenarios not run keep what is there.",
+)
+def main(*, names: tuple[str, ...], quick: bool, output: Path) -> None:
+    """Release Teller as the chart would, with real parts; all scenarios unless some are named.
+
+    Exit status: 0 each ended as it must, 1 one did not, 2 a part is missing.
+    """
+    chosen = names or (QUICK if quick else tuple(SCENARIOS))
+    found: dict[str, Found] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("starting", total=len(chosen))
+
+        def say(said: str) -> None:
+            progress.update(task, description=said)
+            if not console.is_terminal:
+                console.print(said, highlight=False)
+
+        for name in chosen:
+            try:
+                found[name] = _run(name, say)
+            except (pytest.skip.Exception, pytest.fail.Exception) as lacking:
+                console.print(str(lacking), highlight=False)
+                sys.exit(2)
+            progress.advance(task)
+    facts = {"chart": helm.CHART.name, "at": time.strftime("%Y-%m-%d")}
+    results = report.merged(output / "results.json", facts, found)
+    click.echo(report.write(output, results, list(SCENARIOS)))
+    plots.draw(output, results)
+    wrong = [name for name, one in found.items() if one.problem]
+    # One line that says how many scenarios were run.
+    click.echo(f"{len(found) - len(wrong)} passed, {len(wrong)} failed")
+    sys.exit(1 if wrong else 0)
+
+
+def _run(name: str, say: Callable[[str], None]) -> Found:
+    with tempfile.TemporaryDirectory(prefix="teller-delivery-") as folder:
+        try:
+            return asyncio.run(SCENARIOS[name](Place(Path(folder), say)))
+        except UnexpectedError as error:
+            say(f"{name}: {error}")
+            return Found(problem=str(error))
+
+
+main()
