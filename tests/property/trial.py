@@ -177,7 +177,7 @@ class Trial:
         told_of = {
             (request.user, request.key): answer
             for request, answer in zip(requests, told, strict=True)
-            if answer is not None and answer.status_code < 500
+            if answer is not None and answer.status_code < 500 and answer.status_code != 404
         }
         at = len(self.tellers) - 1
         found: dict[tuple[str, str], dict[str, Any]] = {}

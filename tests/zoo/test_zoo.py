@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 USERS = ["alice", "bob"]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """On the second engine the bugs of the transaction, or all if the search is to be long."""
-    if "bug" in metafunc.fixturenames:
-        everywhere = metafunc.config.getoption("--long")
-        cases = [
-            (engine, bug.name)
-            for bug in ZOO.values()
-            for engine in bug.engines
-            if engine == "sqlite" or everywhere or bug.release.__module__ == storage.__name__
-        ]
-        metafunc.parametrize(("engine_name", "bug"), cases)
+def _cases() -> list[Any]:
+    """On the second engine the bugs of its store, and the others if the search is to be long."""
+    return [
+        pytest.param(
+            *(engine, bug.name),
+            marks=[]
+            if engine == "sqlite" or bug.release.__module__ == storage.__name__
+            else [pytest.mark.long],
+        )
+        for bug in ZOO.values()
+        for engine in bug.engines
+    ]
+
+
+each_bug = pytest.mark.parametrize(("engine_name", "bug"), _cases())
 
 
 @pytest.mark.parametrize("by_model", [True, False])
@@ -40,7 +44,8 @@ async def test_without_a_bug_nothing_is_found(
     await trial.finish()
 
 
-@pytest.mark.engines(reason="on the second engine those that its store has a part in")
+@pytest.mark.engines(reason="the cases name them")
+@each_bug
 async def test_the_model_finds_a_wrong_answer(
     bug: str, make_settings: Callable[..., Settings], made_ledger: None
 ) -> None:
@@ -53,7 +58,8 @@ async def test_the_model_finds_a_wrong_answer(
             await trial.abandon()
 
 
-@pytest.mark.engines(reason="on the second engine those that its store has a part in")
+@pytest.mark.engines(reason="the cases name them")
+@each_bug
 async def test_the_clients_log_and_the_rows_show_what_they_can(
     bug: str, make_settings: Callable[..., Settings], made_ledger: None
 ) -> None:
