@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chart import helm
-from tests.delivery import plots, releases, report
+from tests.delivery import identity, plots, releases, report, retries
 from tests.delivery.found import Found, Place, UnexpectedError
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 SCENARIOS: Final[dict[str, Callable[[Place], Coroutine[Any, Any, Found]]]] = {
     **{build: functools.partial(releases.release, build) for build in releases.EXPECTED},
+    "retries": retries.retries,
+    "identity": identity.identity,
 }
 # Those that every change must pass.
-QUICK: Final = ("good", "errors", "compares-otherwise")
+QUICK: Final = ("good", "errors", "compares-otherwise", "retries", "identity")
 HERE: Final = Path(__file__).parent
 
 console = Console(stderr=True)

@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tests.delivery import commands, envoy, mesh, pods, prometheus, rendered
 from tests.delivery.clients import USERS, Clients
 from tests.delivery.issuer import Issuer
+from tests.delivery.pods import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from tests.chart.manifests import Manifest
     from tests.delivery.commands import Ended
     from tests.delivery.pods import Pod
 
@@ -25,11 +27,11 @@ SERVICES: Final = ("stable", "canary")
 class Cluster:
     """One release's surroundings; ``stable`` is the pod that serves until it is replaced."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, network: Network) -> None:
         self.folder = folder
         self.ledger = folder / "volume"
         self.ledger.mkdir()
-        self.network = pods.Network()
+        self.network = network
         self.issuer = Issuer()
         jwks = self.issuer.jwks
         self.charts = {
@@ -48,20 +50,23 @@ class Cluster:
 
     # -- the parts ------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, upstream: str | None) -> None:
         """The stable pod, the users' accounts, the gateway, Prometheus."""
-        self.stable = self.start_pod("stable")
+        self.stable = self.start_pod("stable", upstream=upstream)
         opened = self.teller("users", "add", *USERS)
         assert opened.status == 0, opened.output
         services = [self.chart.one("Service", f"{self.chart.name}-{it}") for it in SERVICES]
         self._services = dict(zip(SERVICES, services, strict=True))
+        virtual_service = self.chart.one("VirtualService")
         rules = [it for it in self.chart.objects if it["kind"] == "DestinationRule"]
         xds = self.folder / "xds"
         xds.mkdir()
         self._files = {name: xds / f"{name}.json" for name in (*self._versions, "sidecar")}
-        envoy.replace(self._files["sidecar"], mesh.service_routes(services, version="1"))
+        envoy.replace(
+            self._files["sidecar"], mesh.sidecar_routes(services, virtual_service, version="1")
+        )
         self._write_routes({"stable": 100, "canary": 0})
-        self._write_endpoints("stable", [self.stable])
+        self._write_endpoints("stable", [self.stable.host])
         self._write_endpoints("canary", [])
         clusters = [mesh.cluster(it, rules, self._files[n]) for n, it in self._services.items()]
         host = self.network.address()
@@ -113,12 +118,11 @@ class Cluster:
         self._write_routes(weights)
         self.gateway.wait_for_routes("ingress", str(self._versions["ingress"]))
 
-    def point(self, service: str, ready: list[Pod]) -> None:
-        """Write the Service's selector, so that those pods are its endpoints."""
-        self._write_endpoints(service, ready)
+    def point(self, service: str, *hosts: str) -> None:
+        """Write the Service's selector, so that the pods at those addresses are its endpoints."""
+        self._write_endpoints(service, hosts)
         self.gateway.wait_for_endpoints(
-            mesh.cluster_name(f"{self.chart.name}-{service}", 80, self._namespace),
-            {pod.host for pod in ready},
+            mesh.cluster_name(f"{self.chart.name}-{service}", 80, self._namespace), set(hosts)
         )
 
     @property
@@ -137,8 +141,7 @@ class Cluster:
         version = self._next("ingress")
         envoy.replace(self._files["ingress"], mesh.routes(virtual_service, version=version))
 
-    def _write_endpoints(self, service: str, ready: list[Pod]) -> None:
-        hosts = [pod.host for pod in ready]
+    def _write_endpoints(self, service: str, hosts: Iterable[str]) -> None:
         said = mesh.endpoints_of(self._services[service], hosts, version=self._next(service))
         envoy.replace(self._files[service], said)
 
@@ -146,19 +149,17 @@ class Cluster:
         self._versions[name] += 1
         return str(self._versions[name])
 
-    # -- the smoke Job --------------------------------------------------------------------------
+    # -- the smoke script -----------------------------------------------------------------------
 
-    def smoke(self, template: dict[str, Any], canary_hash: str) -> tuple[bool, str]:
-        """Run the rendered Job to its end: whether it passed, and its last line.
+    def smoke(self, pod: Manifest, run: str, *, timeout_s: float) -> tuple[bool, str]:
+        """Run a rendered pod of files/smoke.py to its end: whether it passed, and its last line.
 
         Its sidecar is the second listener of the gateway's Envoy, reached as an HTTP proxy.
         """
-        (metric,) = template["spec"]["metrics"]
-        job = metric["provider"]["job"]["spec"]
-        (container,) = job["template"]["spec"]["containers"]
+        (container,) = pod["spec"]["containers"]
+        assert container["command"] == ["python", "/smoke/smoke.py"]
         script = self.folder / "smoke.py"
         script.write_text(self.chart.file(f"{self.chart.name}-smoke", "smoke.py"))
-        assert container["command"] == ["python", "/smoke/smoke.py"]
         user = self.chart.pod["spec"]["initContainers"][-1]["args"][-1]
         variables = {}
         for variable in container["env"]:
@@ -166,7 +167,7 @@ class Cluster:
             if value is None:
                 assert variable["name"] == "SMOKE_TOKEN"
                 value = self.issuer.token(user)
-            variables[variable["name"]] = value.replace("{{args.canary-hash}}", canary_hash)
+            variables[variable["name"]] = value.replace("{{args.canary-hash}}", run)
         done = subprocess.run(
             [sys.executable, str(script), *container["args"]],
             env={
@@ -176,7 +177,7 @@ class Cluster:
             },
             capture_output=True,
             text=True,
-            timeout=job["activeDeadlineSeconds"],
+            timeout=timeout_s,
             check=False,
         )
         said = (done.stdout + done.stderr).strip().splitlines()
@@ -184,9 +185,17 @@ class Cluster:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Cluster]:
-    """A cluster with its stable pod serving; everything in it ends with it."""
-    cluster = Cluster(folder)
+def running(
+    folder: Path, *, network: Network | None = None, upstream: str | None = None
+) -> Iterator[Cluster]:
+    """A cluster with its stable pod serving; everything in it ends with it.
+
+    Args:
+        folder: of all its files.
+        network: gives its addresses, one of its own unless given.
+        upstream: where the stable pod's proxy leads to instead of the server.
+    """
+    cluster = Cluster(folder, network or Network())
     with cluster.stack:
-        cluster.start()
+        cluster.start(upstream=upstream)
         yield cluster

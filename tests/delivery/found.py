@@ -36,7 +36,7 @@ class Found:
     data: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
-    def expect(self, what: str, found: Any, wanted: Any) -> None:
+    def expect(self, what: str, found: object, wanted: object) -> None:
         """Note what was seen. Raises UnexpectedError if it is not what must be."""
         if found != wanted:
             raise UnexpectedError(f"{what}: {found!r}, not {wanted!r}")

@@ -56,21 +56,31 @@ def routes(virtual_service: Manifest, *, version: str) -> Config:
     return _route_configuration("ingress", [host], version)
 
 
-def service_routes(services: Iterable[Manifest], *, version: str) -> Config:
-    """What a sidecar knows of Services that no VirtualService names, for RDS."""
-    hosts = []
+def sidecar_routes(
+    services: Iterable[Manifest], virtual_service: Manifest, *, version: str
+) -> Config:
+    """What a client inside the mesh is routed by, for RDS: Services, and the VirtualService.
+
+    The VirtualService stands for the Service of its name; the others have Istio's own defaults.
+    """
+    metadata = virtual_service["metadata"]
+    assert "mesh" in virtual_service["spec"]["gateways"]
+    assert qualified(metadata["name"], metadata["namespace"]) in virtual_service["spec"]["hosts"]
+    routed = [_route(http, metadata["namespace"]) for http in virtual_service["spec"]["http"]]
+    hosts = [_virtual_host(metadata, routed)]
     for service in services:
-        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
         (port,) = service["spec"]["ports"]
-        only = {"destination": {"host": name, "port": {"number": port["port"]}}}
-        hosts.append(
-            {
-                "name": name,
-                "domains": _domains([name, qualified(name, namespace)]),
-                "routes": [_route({"name": "default", "route": [only]}, namespace)],
-            }
-        )
+        to = {"host": service["metadata"]["name"], "port": {"number": port["port"]}}
+        default = {"name": "default", "route": [{"destination": to}]}
+        only = _route(default, service["metadata"]["namespace"])
+        hosts.append(_virtual_host(service["metadata"], [only]))
     return _route_configuration("sidecar", hosts, version)
+
+
+def _virtual_host(metadata: Manifest, routed: list[Config]) -> Config:
+    name = metadata["name"]
+    domains = _domains([name, qualified(name, metadata["namespace"])])
+    return {"name": name, "domains": domains, "routes": routed}
 
 
 def _route_configuration(name: str, hosts: list[Config], version: str) -> Config:

@@ -93,13 +93,20 @@ class Rollout:
         self._say(f"{self.told.build}: a canary without traffic")
         cluster = self._cluster
         self._canary = await asyncio.to_thread(cluster.start_pod, "canary", build=self.told.build)
-        await asyncio.to_thread(cluster.point, "canary", [self._canary])
+        await asyncio.to_thread(cluster.point, "canary", self._canary.host)
         cluster.prometheus.scrape(cluster.pods)
 
     async def _smoke(self, how: dict[str, Any]) -> bool:
         (named,) = how["templates"]
         template = self._chart.one("AnalysisTemplate", named["templateName"])
-        passed, line = await asyncio.to_thread(self._cluster.smoke, template, self._chart.pod_hash)
+        (metric,) = template["spec"]["metrics"]
+        job = metric["provider"]["job"]["spec"]
+        passed, line = await asyncio.to_thread(
+            self._cluster.smoke,
+            job["template"],
+            self._chart.pod_hash,
+            timeout_s=job["activeDeadlineSeconds"],
+        )
         if not passed:
             await self._abort("smoke", line)
         return passed
@@ -162,7 +169,7 @@ class Rollout:
         """The canary is stable now: the Services change over, and the old pod goes."""
         cluster, canary = self._cluster, self._canary
         assert canary is not None
-        await asyncio.to_thread(cluster.point, "stable", [canary])
+        await asyncio.to_thread(cluster.point, "stable", canary.host)
         await self._weigh(0)
         status = await asyncio.to_thread(cluster.remove, cluster.stable)
         assert status == 0, "the old pod did not drain"
