@@ -11,7 +11,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.bench import machine, overload, pair, plots, report, soak, throughput, variants
+from tests.bench import (
+    machine,
+    overload,
+    pair,
+    plots,
+    postgres,
+    report,
+    soak,
+    throughput,
+    variants,
+)
 from tests.bench.audit import WrongLedgerError
 from tests.bench.targets import Plan
 from tests.bench.wrk import WrongAnswersError
@@ -31,6 +41,7 @@ BENCHES: Final[dict[str, Callable[[Plan], Found]]] = {
     "memory": soak.memory,
     "two-processes": pair.compared,
     "start": soak.start,
+    "postgres": postgres.compared,
 }
 
 console = Console(stderr=True)

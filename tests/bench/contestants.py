@@ -51,8 +51,11 @@ TELLER: Final = Contestant("teller", "Teller", env=QUIET)
 NOOP: Final = Contestant("noop", "FastAPI no-op", "tests.bench.apps.noop", durable=False)
 BARE: Final = Contestant("bare", "bare ASGI callable", "tests.bench.apps.bare", durable=False)
 NAIVE: Final = Contestant("naive", "FastAPI + ORM, one transaction each", "tests.bench.apps.naive")
+ASYNCPG: Final = Contestant(
+    "asyncpg", "FastAPI + asyncpg, one transaction each", "tests.bench.apps.asyncpg_peer"
+)
 MAIN: Final = (TELLER, NOOP, BARE, NAIVE)
-ALL: Final = MAIN
+ALL: Final = (*MAIN, ASYNCPG)
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,11 @@ def database_url(folder: Path) -> str:
     return f"sqlite+aiosqlite:///{folder / 'ledger.db'}"
 
 
-def prepare(folder: Path, users: Sequence[str] = USERS) -> None:
-    """Make a ledger with those accounts open."""
+def prepare(folder: Path, users: Sequence[str] = USERS, *, database: str | None = None) -> None:
+    """Make a ledger with those accounts open: in the folder, or in that database."""
     command = [sys.executable, "-m", "service", "users", "add", *users]
     subprocess.run(
-        [*command, "--database", database_url(folder)],
+        [*command, "--database", database or database_url(folder)],
         env={**os.environ, "TELLER_LOG_LEVEL": "WARNING"},
         stdout=subprocess.DEVNULL,
         timeout=START_TIMEOUT_S,
@@ -99,6 +102,7 @@ def running(
     *,
     cores: Sequence[int] | None,
     folder: Path | None = None,
+    database: str | None = None,
     prefix: Sequence[str] = (),
 ) -> Iterator[Running]:
     """Start a contestant and wait until it listens; stopped at the end.
@@ -107,6 +111,7 @@ def running(
         contestant: who.
         cores: the CPUs its process may use; None for any.
         folder: with a ledger prepared; a fresh one unless given.
+        database: the URL of an empty one on a server, in the place of a file.
         prefix: a command before its own, such as strace.
     """
     with tempfile.TemporaryDirectory(prefix="teller-bench-") as fresh:
@@ -114,15 +119,21 @@ def running(
         port = free_port()
         if contestant.app is None:
             if folder is None:
-                prepare(at)
-            command = ["service", "serve", "--port", str(port), "--database", database_url(at)]
+                prepare(at, database=database)
+            url = database or database_url(at)
+            command = ["service", "serve", "--port", str(port), "--database", url]
         else:
             command = ["uvicorn", f"{contestant.app}:app", "--port", str(port), *UVICORN]
         pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
         with (at / f"output-{port}.txt").open("wb") as output:
             process = subprocess.Popen(
                 [*pin, *prefix, sys.executable, "-m", *command],
-                env={**os.environ, "BENCH_FOLDER": str(at), **contestant.env},
+                env={
+                    **os.environ,
+                    "BENCH_FOLDER": str(at),
+                    "BENCH_DATABASE": database or "",
+                    **contestant.env,
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

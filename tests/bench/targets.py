@@ -41,6 +41,10 @@ TARGETS: Final = {
     "P11": Target("two processes on one file ÷ one", 1.1, 1.4),
     "P11-p99": Target("the slower one's p99 ÷ one process's", 2, 1.3, at_least=False),
     "P12": Target("start to ready, empty database", 1.5, 0.7, at_least=False, unit=" s"),
+    "PG-1": Target("on PostgreSQL: deposits/s ÷ the asyncpg peer, 1 connection", 1, 1),
+    "PG-64": Target("the same, 64 connections", 5, 5),
+    "PG-256": Target("the same, 256 connections", 5, 5),
+    "PG-hot": Target("the same, 64 connections, one hot account", 5, 5),
 }
 
 

@@ -1,0 +1,119 @@
+"""Teller on PostgreSQL beside a service of one transaction a request, on one server."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from tests import postgres_server
+from tests.bench import wrk
+from tests.bench.audit import WrongLedgerError
+from tests.bench.contestants import ASYNCPG, TELLER, running
+from tests.bench.machine import split_cores
+from tests.bench.targets import Found, Measured
+from tests.bench.throughput import WARM_UP_S
+from tests.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from tests.bench.contestants import Running
+    from tests.bench.targets import Plan
+    from tests.bench.wrk import Slice
+
+HOT_CONNECTIONS: Final = 64
+BOTH: Final = (replace(TELLER, name="teller-postgres", title="Teller on PostgreSQL"), ASYNCPG)
+_SUMS: Final = """
+SELECT (SELECT count(*) FROM movements), (SELECT sum(amount_minor) FROM movements)
+     = (SELECT sum(balance_minor) FROM accounts)
+"""
+
+
+def compared(plan: Plan) -> Found:
+    """Both services on databases of their own, load by load in turn, round by round.
+
+    The server syncs each commit to its disk, as both services ask for, and runs on any core; the
+    services share one, wrk has the other.
+    """
+    loads = [*((str(many), many, wrk.ACCOUNTS) for many in plan.connections)]
+    loads.append(("hot", HOT_CONNECTIONS, 1))
+    slices: dict[tuple[str, str], list[Slice]] = {}
+    with postgres_server.binaries() as (binaries, data):
+        for round_ in range(plan.rounds):
+            server = PostgresServer(binaries, data / f"round-{round_}")
+            server.make(shared_buffers="'256MB'", max_wal_size="'4GB'")
+            server.start()
+            try:
+                _round(plan, server, loads, slices, turned=bool(round_ % 2))
+            finally:
+                server.stop()
+    return _found(loads, slices)
+
+
+def _round(
+    plan: Plan,
+    server: PostgresServer,
+    loads: list[tuple[str, int, int]],
+    slices: dict[tuple[str, str], list[Slice]],
+    *,
+    turned: bool,
+) -> None:
+    cores, others = split_cores()
+    with ExitStack() as stack:
+        at_work: list[tuple[Running, str]] = []
+        for one in BOTH:
+            url = stack.enter_context(server.database())
+            at_work.append((stack.enter_context(running(one, cores=cores, database=url)), url))
+        sent: dict[str, int] = {}
+        for one, _ in at_work:
+            warm = wrk.load(one.url, connections=16, seconds=WARM_UP_S, prefix="warm", cores=others)
+            sent[one.contestant.name] = warm.requests
+        for name, many, users in loads:
+            for one, _ in reversed(at_work) if turned else at_work:
+                slice_ = wrk.load(
+                    one.url,
+                    connections=many,
+                    seconds=plan.seconds,
+                    prefix=f"{name}-",
+                    cores=others,
+                    users=users,
+                )
+                slices.setdefault((one.contestant.name, name), []).append(slice_)
+                sent[one.contestant.name] += slice_.requests
+                plan.say(f"{one.contestant.title} at {name}: {slice_.per_s:,.0f}/s")
+        for one, url in at_work:
+            _check(server, url, sent[one.contestant.name], 16 + sum(many for _, many, _ in loads))
+
+
+def _check(server: PostgresServer, url: str, answered: int, unanswered_max: int) -> None:
+    """Every deposit answered is one row, and the balances are their sum, in either service."""
+    rows, equal = server.psql(url.rpartition("/")[2], _SUMS).split("|")
+    if equal != "t" or not answered <= int(rows) <= answered + unanswered_max:
+        raise WrongLedgerError(
+            f"{answered} answered and at most {unanswered_max} unanswered, but {rows} rows stand; "
+            f"the balances are their sum: {equal}"
+        )
+
+
+def _found(loads: list[tuple[str, int, int]], slices: dict[tuple[str, str], list[Slice]]) -> Found:
+    teller, peer = (one.name for one in BOTH)
+    measured, table = [], []
+    for name, _, _ in loads:
+        pairs = zip(slices[teller, name], slices[peer, name], strict=True)
+        ratios = [one.per_s / two.per_s for one, two in pairs]
+        rates = [statistics.median(s.per_s for s in slices[who, name]) for who in (teller, peer)]
+        note = f"{rates[0]:,.0f}/s and {rates[1]:,.0f}/s"
+        measured.append(
+            Measured(f"PG-{name}", statistics.median(ratios), (min(ratios), max(ratios)), note)
+        )
+    for (who, name), all_ in slices.items():
+        table.append(
+            {
+                "contestant": who,
+                "load": name,
+                "per_s": [round(one.per_s, 1) for one in all_],
+                "p50_ms": round(statistics.median(s.percentiles_ms["50"] for s in all_), 3),
+                "p99_ms": round(statistics.median(s.percentiles_ms["99"] for s in all_), 3),
+            }
+        )
+    return Found(measured, {"table": table})
