@@ -59,6 +59,15 @@ def long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--killing-seconds",
+        type=float,
+        default=10,
+        help="How long the tests go on that kill services under load.",
+    )
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No TELLER_ variable of the machine reaches a test, or a process that it starts."""
