@@ -113,6 +113,7 @@ class _Servers:
         self._tls = _tls(settings)
         self._timeout_s = settings.database_connect_timeout_ms / 1000
         silence_ms = settings.database_statement_timeout_ms
+        self._silence_s = silence_ms / 1000
         self._server_settings = {
             "application_name": "teller",
             "statement_timeout": str(silence_ms),
@@ -165,6 +166,9 @@ class _Servers:
             target_session_attrs="read-write",
             server_settings=self._server_settings,
             timeout=self._timeout_s,
+            # A server that falls silent closes no connection: a read would wait for ever. (The
+            # writer has a guard of its own, since a COMMIT must never be cancelled.)
+            command_timeout=self._silence_s if self._read_only else None,
         )
         try:
             await connection.execute(_DURABLE)

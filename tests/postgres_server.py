@@ -98,25 +98,43 @@ class PostgresServer:
         except subprocess.CalledProcessError:
             return False
 
+    @property
+    def pid(self) -> int:
+        """Of the process whose children serve the connections."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """A fast shutdown: clients are cut off, everything is written."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
         """kill -9 of the server with all its processes, as when its machine dies."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)  # it must not start a new child meanwhile
-            children = subprocess.run(
-                ["ps", "--no-headers", "-o", "pid", "--ppid", str(self._process.pid)],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            self._process.kill()
-            for pid in children.stdout.split():
-                try:
-                    os.kill(int(pid), signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        for pid in self.freeze():  # while it is frozen it starts no new child
+            os.kill(pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
+
+    def freeze(self) -> list[int]:
+        """Stop all its processes where they stand, so that connections stay open and silent.
+
+        Returns:
+            Their ids, the children's first.
+        """
+        if self._process is None:
+            return []
+        pids = [self._process.pid]
+        os.kill(self._process.pid, signal.SIGSTOP)
+        children = subprocess.run(
+            ["ps", "--no-headers", "-o", "pid", "--ppid", str(self._process.pid)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        for child in children.stdout.split():
+            try:
+                os.kill(int(child), signal.SIGSTOP)
+            except ProcessLookupError:
+                continue
+            pids.insert(0, int(child))
+        return pids
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import psutil
+
 from tests import postgres_server
 from tests.bench import wrk
 from tests.bench.audit import WrongLedgerError
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from tests.bench.contestants import Running
     from tests.bench.targets import Plan
     from tests.bench.wrk import Slice
+
+# By service and load: each round's slice, and the processor time of a request in microseconds, in
+# the service and in the server.
+Slices = dict[tuple[str, str], list[tuple["Slice", list[float]]]]
 
 HOT_CONNECTIONS: Final = 64
 BOTH: Final = (replace(TELLER, name="teller-postgres", title="Teller on PostgreSQL"), ASYNCPG)
@@ -37,7 +43,7 @@ def compared(plan: Plan) -> Found:
     """
     loads = [*((str(many), many, wrk.ACCOUNTS) for many in plan.connections)]
     loads.append(("hot", HOT_CONNECTIONS, 1))
-    slices: dict[tuple[str, str], list[Slice]] = {}
+    slices: Slices = {}
     with postgres_server.binaries() as (binaries, data):
         for round_ in range(plan.rounds):
             server = PostgresServer(binaries, data / f"round-{round_}")
@@ -54,22 +60,24 @@ def _round(
     plan: Plan,
     server: PostgresServer,
     loads: list[tuple[str, int, int]],
-    slices: dict[tuple[str, str], list[Slice]],
+    slices: Slices,
     *,
     turned: bool,
 ) -> None:
     cores, others = split_cores()
     with ExitStack() as stack:
         at_work: list[tuple[Running, str]] = []
-        for one in BOTH:
+        for contestant in BOTH:
             url = stack.enter_context(server.database())
-            at_work.append((stack.enter_context(running(one, cores=cores, database=url)), url))
+            service = running(contestant, cores=cores, database=url)
+            at_work.append((stack.enter_context(service), url))
         sent: dict[str, int] = {}
         for one, _ in at_work:
             warm = wrk.load(one.url, connections=16, seconds=WARM_UP_S, prefix="warm", cores=others)
             sent[one.contestant.name] = warm.requests
         for name, many, users in loads:
             for one, _ in reversed(at_work) if turned else at_work:
+                before_s = one.cpu_s(), _cpu_s(server)
                 slice_ = wrk.load(
                     one.url,
                     connections=many,
@@ -78,7 +86,12 @@ def _round(
                     cores=others,
                     users=users,
                 )
-                slices.setdefault((one.contestant.name, name), []).append(slice_)
+                after_s = one.cpu_s(), _cpu_s(server)
+                cpu_us = [
+                    (after - before) * 1e6 / slice_.requests
+                    for before, after in zip(before_s, after_s, strict=True)
+                ]
+                slices.setdefault((one.contestant.name, name), []).append((slice_, cpu_us))
                 sent[one.contestant.name] += slice_.requests
                 plan.say(f"{one.contestant.title} at {name}: {slice_.per_s:,.0f}/s")
         for one, url in at_work:
@@ -95,25 +108,44 @@ def _check(server: PostgresServer, url: str, answered: int, unanswered_max: int)
         )
 
 
-def _found(loads: list[tuple[str, int, int]], slices: dict[tuple[str, str], list[Slice]]) -> Found:
+def _found(loads: list[tuple[str, int, int]], slices: Slices) -> Found:
     teller, peer = (one.name for one in BOTH)
     measured, table = [], []
     for name, _, _ in loads:
         pairs = zip(slices[teller, name], slices[peer, name], strict=True)
-        ratios = [one.per_s / two.per_s for one, two in pairs]
-        rates = [statistics.median(s.per_s for s in slices[who, name]) for who in (teller, peer)]
-        note = f"{rates[0]:,.0f}/s and {rates[1]:,.0f}/s"
-        measured.append(
-            Measured(f"PG-{name}", statistics.median(ratios), (min(ratios), max(ratios)), note)
-        )
-    for (who, name), all_ in slices.items():
-        table.append(
-            {
-                "contestant": who,
-                "load": name,
-                "per_s": [round(one.per_s, 1) for one in all_],
-                "p50_ms": round(statistics.median(s.percentiles_ms["50"] for s in all_), 3),
-                "p99_ms": round(statistics.median(s.percentiles_ms["99"] for s in all_), 3),
-            }
-        )
+        ratios = [one.per_s / two.per_s for (one, _), (two, _) in pairs]
+        notes = []
+        for who in (teller, peer):
+            rounds = [one for one, _ in slices[who, name]]
+            service_us, server_us = (
+                statistics.median(cpu_us[part] for _, cpu_us in slices[who, name])
+                for part in (0, 1)
+            )
+            per_s = statistics.median(one.per_s for one in rounds)
+            notes.append(f"{per_s:,.0f}/s ({service_us:.0f} + {server_us:.0f} µs)")
+            table.append(
+                {
+                    "contestant": who,
+                    "load": name,
+                    "per_s": [round(one.per_s, 1) for one in rounds],
+                    "service_cpu_us": round(service_us, 1),
+                    "server_cpu_us": round(server_us, 1),
+                    **{
+                        f"p{p}_ms": round(
+                            statistics.median(one.percentiles_ms[p] for one in rounds), 3
+                        )
+                        for p in ("50", "99")
+                    },
+                }
+            )
+        spread = (min(ratios), max(ratios))
+        note = " and ".join(notes)
+        measured.append(Measured(f"PG-{name}", statistics.median(ratios), spread, note))
     return Found(measured, {"table": table})
+
+
+def _cpu_s(server: PostgresServer) -> float:
+    """Processor time of all the server's processes so far; all connections are kept open."""
+    root = psutil.Process(server.pid)
+    times = [one.cpu_times() for one in (root, *root.children())]
+    return float(sum(one.user + one.system for one in times))

@@ -12,7 +12,7 @@ from tests.postgres.traffic import Traffic
 from tests.processes import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from service.checker import Verdict
     from tests.processes import Served
@@ -57,20 +57,21 @@ async def rotated(
     rng, stop, kills = random.Random(seed), asyncio.Event(), 0
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        at_work: list[Served] = []
-        for _ in range(services):
-            at_work.append(await stack.enter_async_context(_serving(database_url)))
+        at_work = [
+            await stack.enter_async_context(at_service(database_url)) for _ in range(services)
+        ]
         traffic = Traffic(lambda: [one.url for one in at_work], users=USERS, seed=seed)
         sending = asyncio.create_task(traffic.run(stop, clients=CLIENTS))
         end_s = loop.time() + seconds
         while loop.time() + every_s < end_s:
             await asyncio.sleep(every_s)
-            assert not sending.done(), await sending
+            if sending.done():
+                sending.result()
             place = rng.randrange(services)
             await asyncio.to_thread(at_work[place].kill)
             kills += 1
             # Its clients are refused until the next one is there, as behind a slow proxy.
-            at_work[place] = await stack.enter_async_context(_serving(database_url))
+            at_work[place] = await stack.enter_async_context(at_service(database_url))
         await asyncio.sleep(max(0, end_s - loop.time()))
         stop.set()
         await sending
@@ -80,8 +81,11 @@ async def rotated(
 
 
 @asynccontextmanager
-async def _serving(database_url: str) -> AsyncIterator[Served]:
-    service = serving(database_url, env=ENVIRONMENT)
+async def at_service(
+    database_url: str, env: Mapping[str, str] = ENVIRONMENT
+) -> AsyncIterator[Served]:
+    """A service that answers, started and ended beside the loop."""
+    service = serving(database_url, env=env)
     server = await asyncio.to_thread(service.__enter__)
     try:
         yield server

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from tests.postgres.rotation import rotated
 
-if TYPE_CHECKING:
-    from pytest import FixtureRequest
-
 
 @pytest.mark.engines("postgresql", reason="a file knows two processes, a server any number")
 async def test_three_services_share_keys_exactly_once_while_one_after_another_is_killed(
-    database_url: str, request: FixtureRequest
+    database_url: str, request: pytest.FixtureRequest
 ) -> None:
     done = await rotated(database_url, seconds=request.config.getoption("--killing-seconds"))
     assert done.kills >= 3

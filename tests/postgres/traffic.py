@@ -1,4 +1,4 @@
-"""Clients of several services at once that keep a log for the checker of all they sent and heard."""
+"""Clients of several services, and their log for the checker: all they sent and all they heard."""
 
 from __future__ import annotations
 
@@ -70,6 +70,11 @@ class Traffic:
         settings = Settings.load(database_url=database_url)
         rows, balances = await evidence.of_database(settings, users, lambda _rows: None)
         return checker.check(self.events, rows, balances=balances)
+
+    @property
+    def in_flight(self) -> int:
+        """Operations sent at least once that have no definite answer yet."""
+        return len(self._open)
 
     def count(self, what: str) -> int:
         """How many lines of the log are of that kind."""
