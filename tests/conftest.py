@@ -36,7 +36,9 @@ hypothesis_settings.register_profile("long", deadline=None, max_examples=5_000, 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--long", action="store_true", help="Search with new examples, and far more of them."
+        "--long",
+        action="store_true",
+        help="Search with new examples, far more of them, and kill for minutes.",
     )
 
 
@@ -57,15 +59,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether the long search is asked for."""
     return bool(request.config.getoption("--long"))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--killing-seconds",
-        type=float,
-        default=10,
-        help="How long the tests go on that kill services under load.",
-    )
 
 
 @pytest.fixture(autouse=True)
