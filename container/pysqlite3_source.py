@@ -1,8 +1,8 @@
 """Lay out pysqlite3's source with SQLite's own beside it, so that compiling gives one library.
 
 ``pysqlite3_source.py UV_LOCK FOLDER``: pysqlite3 is the version of the lock by the lock's hash,
-SQLite the release that its wheels carry by the hash that sqlite.org publishes beside it. For machines
-without a wheel; needs nothing but Python.
+SQLite the release that its wheels carry by the hash that sqlite.org publishes beside it. For
+machines without a wheel; needs nothing but Python.
 """
 
 from __future__ import annotations

@@ -97,7 +97,5 @@ def _imported(engine: Engine, root: Path, image: str) -> None:
 
 
 def _made(*command: str) -> None:
-    answer = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert answer.returncode == 0, f"{command}: {answer.stdout[-2000:]}{answer.stderr[-2000:]}"

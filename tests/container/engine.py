@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 300
 CLONE_NEWNET: Final = 0x40000000
-# Podman would ask for more open files than a machine may allow.
-FILES_MAX: Final = 4096
+# Podman would ask for more of each than a machine may allow.
+LIMITS: Final = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+LIMIT: Final = 4096
 INSTALL: Final = "apt-get install"
 # Each command, and its package where that has another name.
 PARTS: Final = {
@@ -46,13 +47,17 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = min(FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        limits = [f"{name}={_allowed(which)}" for name, which in LIMITS.items()]
         for name in ("store", "run", "networks", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        storage = {"driver": "overlay", "graphroot": folder / "store", "runroot": folder / "run"}
+        storage: dict[str, object] = {
+            "driver": "overlay",
+            "graphroot": folder / "store",
+            "runroot": folder / "run",
+        }
         (folder / "storage.conf").write_text(_toml({"storage": storage}))
-        containers = {
-            "containers": {"default_ulimits": [f"nofile={files}:{files}"]},
+        containers: dict[str, dict[str, object]] = {
+            "containers": {"default_ulimits": limits},
             "engine": {
                 # crun wants control groups of version 2.
                 "runtime": "runc",
@@ -157,6 +162,13 @@ def opened() -> Iterator[Engine]:
             engine.run("podman", "volume", "rm", "--all", "--force")
             engine.run("podman", "image", "prune", "--force")
             shutil.rmtree(folder / "tmp" / "source", ignore_errors=True)
+
+
+def _allowed(which: int) -> str:
+    """A limit, soft and hard, that this process may give to others."""
+    hard = resource.getrlimit(which)[1]
+    found = LIMIT if hard == resource.RLIM_INFINITY else min(LIMIT, hard)
+    return f"{found}:{found}"
 
 
 def _toml(tables: dict[str, dict[str, object]]) -> str:

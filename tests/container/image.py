@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 # Where a registry is reached the pinned images themselves are built from.
 PULL: Final = os.environ.get("CONTAINER_BASES") == "pull"
+DEBIAN: Final = re.compile(r"^Package: (\S+)$.*?^Version: (\S+)$", re.MULTILINE | re.DOTALL)
 # uv trusts no certificates of the machine unless told so.
 UV_TOML: Final = "system-certs = true\n"
 
@@ -73,7 +74,7 @@ def contents(engine: Engine, image: str) -> Contents:
         bytecode = sum(map(size, library.rglob("__pycache__")))
         return Contents(
             python={it.name: it.version for it in distributions(path=[str(packages)])},
-            debian=dict(re.findall(r"^Package: (\S+)$.*?^Version: (\S+)$", status, re.M | re.S)),
+            debian=dict(DEBIAN.findall(status)),
             base_size=size(root) - size(root / "opt") - bytecode,
             library_size=bytecode,
             packages_size=size(root / "opt"),

@@ -1,9 +1,10 @@
 """A pod of the chart as helm renders it, run by podman.
 
 Podman plays what of it is about the container: the image, its arguments and environment, users,
-capabilities, the read-only root, limits, volumes, init containers in their order. It has no kubelet:
-probes, the preStop hook and fsGroup do nothing here. Two fields are the test's: `restartPolicy`,
-since podman would restart an init container that has ended well, and the name of the volume.
+capabilities, the read-only root, limits, volumes, init containers in their order. It has no
+kubelet: probes, the preStop hook and fsGroup do nothing here. Two fields are the test's:
+`restartPolicy`, since podman would restart an init container that has ended well, and the name of
+the volume.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 PORT: Final = 8000
 METRICS_PORT: Final = 9090
+START_TIMEOUT_S: Final = 60
 VARIANT: Final = "no-mesh"
 SMOKE: Final = helm.CHART / "files" / "smoke.py"
 
@@ -43,9 +46,7 @@ class Pod:
     ) -> tuple[int, dict[str, str], bytes]:
         """One request from beside the pod: status, header fields in lower case, and body."""
         connection = HTTPConnection("127.0.0.1")
-        connection.sock = self.network.connection(
-            METRICS_PORT if path == "/metrics" else PORT
-        )
+        connection.sock = self.network.connection(METRICS_PORT if path == "/metrics" else PORT)
         data = None if body is None else json.dumps(body)
         connection.request(method, path, data, {"Content-Type": "application/json", **fields})
         answer = connection.getresponse()
@@ -94,6 +95,14 @@ class Pod:
         """What the service wrote."""
         return self._engine.run("podman", "logs", self.container)
 
+    def wait_for(self, message: str) -> Self:
+        """Until the service has logged that message."""
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while f'"{message}"' not in self.log():
+            assert time.monotonic() < give_up, self.log()
+            time.sleep(0.1)
+        return self
+
     def inspected(self) -> dict[str, Any]:
         """What podman knows of the service's container."""
         (found,) = json.loads(self._engine.run("podman", "inspect", self.container))
@@ -128,7 +137,7 @@ def playing(engine: Engine, image: str, *, name: str, volume: str) -> Iterator[P
         try:
             engine.run("podman", "kube", "play", path, within=network.enter)
             pod = Pod(engine, network, name, manifest["spec"])
-            yield pod
+            yield pod.wait_for("serving")
         finally:
             engine.run("podman", "pod", "rm", "--force", "--ignore", "--time", "0", name,
                        within=network.enter)  # fmt: skip
