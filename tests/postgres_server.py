@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 START_TIMEOUT_S: Final = 30
 SUPERUSER: Final = "postgres"
@@ -78,10 +78,11 @@ class PostgresServer:
 
     # -- running it -------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, before: Sequence[str] = ()) -> None:
+        """Start it, with a command before its own, such as strace; it answers when this returns."""
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self.folder],
+                [*before, self._binaries / "postgres", "-D", self.folder],
                 stdout=log,
                 stderr=log,
                 **self._as_user,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.bench import (
+    durability,
     machine,
     overload,
     pair,
@@ -20,6 +21,7 @@ from tests.bench import (
     report,
     soak,
     throughput,
+    trial,
     variants,
 )
 from tests.bench.audit import WrongLedgerError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 BENCHES: Final[dict[str, Callable[[Plan], Found]]] = {
     "throughput": throughput.compared,
+    "trial": trial.compared,
+    "durability": durability.compared,
     "telemetry": variants.telemetry,
     "large-ledger": variants.large_ledger,
     "hot-account": variants.hot_account,
@@ -61,6 +65,13 @@ console = Console(stderr=True)
 )
 @click.option("--soak", "soak_s", type=click.IntRange(1), default=120, show_default=True)
 @click.option(
+    "--kills",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Of each contestant in its exactly-once trial.",
+)
+@click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("bench-results"),
@@ -75,17 +86,18 @@ def main(
     seconds: int,
     accounts: int,
     soak_s: int,
+    kills: int,
     output: Path,
 ) -> None:
     """Measure Teller beside its peers; all benches unless some are named."""
-    lacking = machine.missing(("wrk", "taskset", "strace"))
+    lacking = machine.missing()
     for line in lacking:
         console.print(line)
     if lacking:
         sys.exit(2)
     chosen = names or tuple(BENCHES)
     if quick:
-        rounds, seconds, accounts, soak_s = 1, 2, 2_000, 4
+        rounds, seconds, accounts, soak_s, kills = 1, 1, 2_000, 4, 1
     found: dict[str, Found] = {}
     with Progress(
         TextColumn("{task.description}"),
@@ -102,7 +114,15 @@ def main(
             if not console.is_terminal:
                 console.print(said, highlight=False)
 
-        plan = Plan(rounds, seconds, (1, 64) if quick else (1, 64, 256), accounts, soak_s, say)
+        plan = Plan(
+            rounds=rounds,
+            seconds=seconds,
+            connections=(1, 64) if quick else (1, 64, 256),
+            accounts=accounts,
+            soak_s=soak_s,
+            kills=kills,
+            say=say,
+        )
         for name in chosen:
             try:
                 found[name] = BENCHES[name](plan)

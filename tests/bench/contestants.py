@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
+from service.sqlite import driver
+from tests.bench import process
+from tests.bench.postgres_ground import DATABASE, ask_postgres, postgres
+from tests.bench.process import START_TIMEOUT_S, Ground
+from tests.bench.redis_server import redis
 from tests.bench.wrk import ACCOUNTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-START_TIMEOUT_S: Final = 60
-STOP_TIMEOUT_S: Final = 30
 UVICORN: Final = ("--loop", "uvloop", "--http", "httptools", "--no-access-log")
 # Telemetry off: what P1 compares. The production bench takes these away again.
 QUIET: Final = {"TELLER_REQUEST_LOG": "false", "TELLER_LOG_LEVEL": "WARNING"}
 USERS: Final = [f"u{n}" for n in range(ACCOUNTS)]
+
+
+def of_file(name: str) -> Callable[[Path, Mapping[str, str], str], list[tuple[Any, ...]]]:
+    """How to ask a ledger that is a SQLite file of that name, at rest."""
+
+    def ask(folder: Path, _env: Mapping[str, str], sql: str) -> list[tuple[Any, ...]]:
+        connection = driver.connect(f"file:{folder / name}?mode=ro", uri=True)
+        try:
+            return list(connection.execute(sql))
+        finally:
+            connection.close()
+
+    return ask
+
+
+NAIVE_FILE: Final = of_file("naive.db")
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,11 @@ class Contestant:
         app: the module of its ASGI application; None for Teller itself.
         durable: whether an answer means that the deposit is on disk.
         env: variables of its process.
+        ground: starts what it stands on, such as Redis, in a folder and with a command before it.
+        ask: how its ledger answers SQL, given the folder and the variables of its ground; there
+            are ``accounts (id, user_id, balance_minor)`` and
+            ``movements (account_id, key, amount_minor)`` in it.
+        synced: in the path of the file whose sync makes a movement durable.
     """
 
     name: str
@@ -45,17 +68,48 @@ class Contestant:
     app: str | None = None
     durable: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
+    ground: Callable[[Path, Sequence[str]], AbstractContextManager[Ground]] | None = None
+    ask: Callable[[Path, Mapping[str, str], str], list[tuple[Any, ...]]] = NAIVE_FILE
+    synced: str = "naive.db-wal"
 
 
-TELLER: Final = Contestant("teller", "Teller", env=QUIET)
+TELLER: Final = Contestant(
+    "teller", "Teller", env=QUIET, ask=of_file("ledger.db"), synced="ledger.db-wal"
+)
 NOOP: Final = Contestant("noop", "FastAPI no-op", "tests.bench.apps.noop", durable=False)
 BARE: Final = Contestant("bare", "bare ASGI callable", "tests.bench.apps.bare", durable=False)
 NAIVE: Final = Contestant("naive", "FastAPI + ORM, one transaction each", "tests.bench.apps.naive")
-ASYNCPG: Final = Contestant(
-    "asyncpg", "FastAPI + asyncpg, one transaction each", "tests.bench.apps.asyncpg_peer"
+PEERS: Final = (
+    Contestant(
+        "idempotency-key",
+        "fastapi-idempotency-key 0.1.1, SQLite",
+        "tests.bench.apps.idempotency_key",
+    ),
+    Contestant(
+        "idempotency", "fastapi-idempotency 0.1.1, Tortoise ORM", "tests.bench.apps.idempotency"
+    ),
+    Contestant("idemkit", "idemkit 1.0.2, Redis", "tests.bench.apps.idemkit_redis", ground=redis),
 )
-MAIN: Final = (TELLER, NOOP, BARE, NAIVE)
-ALL: Final = (*MAIN, ASYNCPG)
+# On PostgreSQL, in a bench of their own.
+TELLER_POSTGRES: Final = Contestant(
+    "teller-postgres",
+    "Teller on PostgreSQL",
+    env=QUIET,
+    ground=postgres,
+    ask=ask_postgres,
+    synced="pg_wal",
+)
+ASYNCPG: Final = Contestant(
+    "asyncpg",
+    "FastAPI + asyncpg, one transaction each",
+    "tests.bench.apps.asyncpg_peer",
+    ground=postgres,
+    ask=ask_postgres,
+    synced="pg_wal",
+)
+MAIN: Final = (TELLER, NOOP, BARE, NAIVE, *PEERS)
+ALL: Final = (*MAIN, TELLER_POSTGRES, ASYNCPG)
+DURABLE: Final = tuple(one for one in ALL if one.durable)
 
 
 @dataclass(frozen=True)
@@ -66,15 +120,15 @@ class Running:
     port: int
     process: subprocess.Popen[bytes]
     folder: Path
+    ground: Ground = field(default_factory=Ground)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def cpu_s(self) -> float:
-        """Processor time of its process so far, all threads, user and system."""
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+        """Processor time of its process, and of those that it stands on, so far."""
+        return process.cpu_s((self.process.pid, *self.ground.pids))
 
     def rss_mb(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
@@ -116,59 +170,73 @@ def running(
     """
     with tempfile.TemporaryDirectory(prefix="teller-bench-") as fresh:
         at = folder or Path(fresh)
-        port = free_port()
-        if contestant.app is None:
-            if folder is None:
-                prepare(at, database=database)
-            url = database or database_url(at)
-            command = ["service", "serve", "--port", str(port), "--database", url]
-        else:
-            command = ["uvicorn", f"{contestant.app}:app", "--port", str(port), *UVICORN]
-        pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
-        with (at / f"output-{port}.txt").open("wb") as output:
-            process = subprocess.Popen(
-                [*pin, *prefix, sys.executable, "-m", *command],
-                env={
-                    **os.environ,
-                    "BENCH_FOLDER": str(at),
-                    "BENCH_DATABASE": database or "",
-                    **contestant.env,
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        before = [*process.pinned(cores), *prefix]
+        place = grounded(
+            contestant, at, before=before, database=database, prepared=folder is not None
+        )
+        with place as ground:
+            port = process.free_port()
+            started = launched(contestant, at, port, ground=ground, before=before)
             try:
-                _wait_until_listening(process, port, Path(output.name))
-                yield Running(contestant, port, process, at)
+                yield Running(contestant, port, started, at, ground)
             finally:
-                stop(process)
+                process.stop(started)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL when that does not help."""
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+@contextmanager
+def grounded(
+    contestant: Contestant,
+    folder: Path,
+    *,
+    before: Sequence[str] = (),
+    database: str | None = None,
+    prepared: bool = False,
+) -> Iterator[Ground]:
+    """What it stands on, started in that folder, with Teller's accounts open.
+
+    Args:
+        contestant: who.
+        folder: of its ledger.
+        before: a command before each command.
+        database: the URL of an empty one on a server that runs, in the place of a ground.
+        prepared: whether Teller's ledger is there already.
+    """
+    with ExitStack() as stack:
+        ground = Ground({DATABASE: database} if database else {})
+        if contestant.ground and not database:
+            ground = stack.enter_context(contestant.ground(folder, before))
+        if contestant.app is None and not prepared:
+            prepare(folder, database=ground.env.get(DATABASE))
+        yield ground
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def launched(
+    contestant: Contestant,
+    folder: Path,
+    port: int,
+    *,
+    ground: Ground,
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start its process on a folder that is prepared; it listens when this returns.
 
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(f"A contestant did not start:\n{output.read_text()[-2_000:]}")
+    Args:
+        contestant: who.
+        folder: of its ledger.
+        port: where it shall listen.
+        ground: what it stands on.
+        before: a command before its own.
+        env: more variables of its process.
+    """
+    if contestant.app is None:
+        url = ground.env.get(DATABASE) or database_url(folder)
+        command = ["service", "serve", "--port", str(port), "--database", url]
+    else:
+        command = ["uvicorn", f"{contestant.app}:app", "--port", str(port), *UVICORN]
+    return process.start(
+        [*before, sys.executable, "-m", *command],
+        env={"BENCH_FOLDER": str(folder), **contestant.env, **ground.env, **(env or {})},
+        output=folder / f"output-{port}.txt",
+        port=port,
+    )

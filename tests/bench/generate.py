@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from service.ledger import Account, Movement, fold, genesis
@@ -17,9 +19,12 @@ from tests.bench.contestants import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
+Row = tuple[Any, ...]
 ACCOUNTS_A_TRANSACTION: Final = 10_000
+AHEAD: Final = 2
 EPOCH_US: Final = 1_767_312_245_000_000
 
 _ACCOUNT: Final = "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?)"
@@ -34,9 +39,13 @@ def fill(folder: Path, *, accounts: int, movements: int) -> None:
 
 
 def written(path: str, accounts: int, movements: int) -> None:
-    """Fill the file; triggers are set aside meanwhile, every CHECK and key stays."""
+    """Fill the file; triggers are set aside meanwhile, every CHECK and key stays.
+
+    One process decides and hashes while this one writes; without a journal, as a file that is
+    not whole at the end is thrown away.
+    """
     connection = driver.connect(path, isolation_level=None)
-    for pragma in ("synchronous = OFF", "cache_size = -500000", "temp_store = MEMORY"):
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -500000"):
         connection.execute(f"PRAGMA {pragma}")
     triggers = connection.execute(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
@@ -44,24 +53,36 @@ def written(path: str, accounts: int, movements: int) -> None:
     for name, _ in triggers:
         connection.execute(f"DROP TRIGGER {name}")
     first = connection.execute("SELECT max(id) + 1 FROM accounts").fetchone()[0]
-    for start in range(0, accounts, ACCOUNTS_A_TRANSACTION):
-        some = range(start, min(start + ACCOUNTS_A_TRANSACTION, accounts))
-        heads: list[tuple[Any, ...]] = []
-        rows: list[tuple[Any, ...]] = []
-        for head, entries in (_account(first, n, movements // accounts) for n in some):
-            heads.append(head)
-            rows.extend(entries)
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(_ACCOUNT, heads)
-        connection.executemany(_MOVEMENT, rows)
-        connection.execute("COMMIT")
+    with ProcessPoolExecutor(1) as pool:
+        ahead: deque[Future[tuple[list[Row], list[Row]]]] = deque()
+        for start in range(0, accounts + AHEAD * ACCOUNTS_A_TRANSACTION, ACCOUNTS_A_TRANSACTION):
+            some = range(start, min(start + ACCOUNTS_A_TRANSACTION, accounts))
+            if some:
+                ahead.append(pool.submit(_decided, first, some, movements // accounts))
+            if ahead and (len(ahead) > AHEAD or not some):
+                heads, rows = ahead.popleft().result()
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(_ACCOUNT, heads)
+                connection.executemany(_MOVEMENT, rows)
+                connection.execute("COMMIT")
     for _, sql in triggers:
         connection.execute(sql)
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
 
 
-def _account(first: int, n: int, movements: int) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+def _decided(first: int, some: range, movements: int) -> tuple[list[Row], list[Row]]:
+    """The heads and the rows of these accounts, whose ids count from ``first``."""
+    heads: list[Row] = []
+    rows: list[Row] = []
+    for n in some:
+        head, entries = _account(first, n, movements)
+        heads.append(head)
+        rows.extend(entries)
+    return heads, rows
+
+
+def _account(first: int, n: int, movements: int) -> tuple[Row, list[Row]]:
     user = f"u{n}"
     account = Account(first + n, user, 0, 0, genesis(user, currency("USD")))
     folded = fold(

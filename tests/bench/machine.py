@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any, Final
 from service.sqlite import driver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 INSTALL: Final = {
     "wrk": "apt-get install wrk",
     "taskset": "apt-get install util-linux",
     "strace": "apt-get install strace",
+    "redis-server": "apt-get install redis-server",
 }
 
 
-def missing(tools: Iterable[str]) -> list[str]:
+def missing() -> list[str]:
     """How to install each tool that is not here."""
-    return [f"{tool} is missing: {INSTALL[tool]}" for tool in tools if shutil.which(tool) is None]
+    return [
+        f"{tool} is missing: {remedy}"
+        for tool, remedy in INSTALL.items()
+        if shutil.which(tool) is None
+    ]
 
 
 def split_cores() -> tuple[list[int] | None, list[int] | None]:

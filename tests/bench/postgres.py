@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -12,7 +11,7 @@ import psutil
 from tests import postgres_server
 from tests.bench import wrk
 from tests.bench.audit import WrongLedgerError
-from tests.bench.contestants import ASYNCPG, TELLER, running
+from tests.bench.contestants import ASYNCPG, TELLER_POSTGRES, running
 from tests.bench.machine import split_cores
 from tests.bench.targets import Found, Measured
 from tests.bench.throughput import WARM_UP_S
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 Slices = dict[tuple[str, str], list[tuple["Slice", list[float]]]]
 
 HOT_CONNECTIONS: Final = 64
-BOTH: Final = (replace(TELLER, name="teller-postgres", title="Teller on PostgreSQL"), ASYNCPG)
+BOTH: Final = (TELLER_POSTGRES, ASYNCPG)
 _SUMS: Final = """
 SELECT (SELECT count(*) FROM movements), (SELECT sum(amount_minor) FROM movements)
      = (SELECT sum(balance_minor) FROM accounts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.bench import verdict
 from tests.bench.contestants import ALL
 from tests.bench.targets import TARGETS
 
@@ -54,24 +56,42 @@ def table(results: dict[str, Any]) -> str:
 
 
 def contestants(results: dict[str, Any]) -> str:
-    """Requests a second and p99 of each contestant; nothing where that bench was not run."""
-    rows = results["benches"].get("throughput", {}).get("data", {}).get("table", [])
+    """Each contestant's speed beside its durability and its faults; nothing where not run."""
+    benches = results["benches"]
+    rows = benches.get("throughput", {}).get("data", {}).get("table", [])
+    trials = verdict.total(benches.get("trial", {}).get("data", {}).get("trials", {}))
+    syncs = benches.get("durability", {}).get("data", {}).get("syncs", {})
     many = sorted({row["connections"] for row in rows})
-    if not rows:
+    by_place = {(row["contestant"], row["connections"]): row for row in rows}
+    if not rows and not trials and not syncs:
         return ""
-    lines = ["| contestant | " + " | ".join(f"{one} connections" for one in many) + " |"]
-    lines.append("|---" * (len(many) + 1) + "|")
-    for name in dict.fromkeys(row["contestant"] for row in rows):
-        cells = []
-        for row in sorted(
-            (row for row in rows if row["contestant"] == name), key=lambda row: row["connections"]
+    heads = [f"{one} connections" for one in many]
+    heads += ["syncs an answer: before, after", "exactly-once violations"]
+    lines = ["| contestant | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, title in TITLES.items():
+        if not (
+            {name} & (trials.keys() | syncs.keys()) or any((name, c) in by_place for c in many)
         ):
-            per_s = sorted(row["per_s"])[len(row["per_s"]) // 2]
-            cpu_us = sorted(row["cpu_us"])[len(row["cpu_us"]) // 2]
-            p99_ms = row["percentiles_ms"]["99"]
-            cells.append(f"{per_s:,.0f}/s, {cpu_us:.0f} µs, p99 {p99_ms:.1f} ms")
-        lines.append(f"| {TITLES[name]} | " + " | ".join(cells) + " |")
+            continue
+        cells = [_speed(by_place.get((name, connections))) for connections in many]
+        cells.append(_syncs(syncs.get(name)))
+        keys, wrong, words = trials.get(name, (0, 0, ""))
+        cells.append(f"{wrong} of {keys} keys" + (f": {words}" if words else "") if keys else "–")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _speed(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    per_s, cpu_us = statistics.median(row["per_s"]), statistics.median(row["cpu_us"])
+    return f"{per_s:,.0f}/s, {cpu_us:.0f} µs, p99 {row['percentiles_ms']['99']:.1f} ms"
+
+
+def _syncs(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "–"
+    return f"{one['before'] / one['answers']:.1f}, {one['after'] / one['answers']:.1f}"
 
 
 def write(folder: Path, results: dict[str, Any]) -> str:

@@ -68,6 +68,7 @@ class Plan:
         connections: in flight, for the throughput of every contestant.
         accounts: of the large ledger, with ten movements each.
         soak_s: how long memory is watched.
+        kills: of each contestant in its exactly-once trial.
         say: told of each step done.
     """
 
@@ -76,6 +77,7 @@ class Plan:
     connections: tuple[int, ...]
     accounts: int
     soak_s: int
+    kills: int
     say: Callable[[str], None]
 
 

@@ -20,12 +20,12 @@ ACCOUNTS: Final = 1_000
 POOL: Final = int(os.environ.get("BENCH_POOL", "16"))
 
 TABLES: Final = """
-CREATE TABLE accounts (
+CREATE TABLE IF NOT EXISTS accounts (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id text NOT NULL UNIQUE,
     balance_minor bigint NOT NULL CHECK (balance_minor >= 0)
 );
-CREATE TABLE movements (
+CREATE TABLE IF NOT EXISTS movements (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     account_id bigint NOT NULL REFERENCES accounts,
     key text NOT NULL,
@@ -56,7 +56,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await pool.execute(TABLES)
         await pool.execute(
             "INSERT INTO accounts (user_id, balance_minor) "
-            "SELECT 'u' || n, 0 FROM generate_series(0, $1::int - 1) AS n",
+            "SELECT 'u' || n, 0 FROM generate_series(0, $1::int - 1) AS n "
+            "ON CONFLICT DO NOTHING",
             ACCOUNTS,
         )
         app.state.pool = pool
@@ -67,7 +68,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Deposit(BaseModel):
-    amount: Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=2)]
+    amount: Annotated[Decimal, Field(gt=0, max_digits=17, decimal_places=2)]
 
 
 class Receipt(BaseModel):
@@ -107,6 +108,8 @@ async def deposit(
         )
         if row is None:
             row = await connection.fetchrow(FIRST, account["id"], key)
+            if row["amount_minor"] != amount_minor:
+                raise HTTPException(422)
         else:
             await connection.execute(UPDATE, account["id"], balance_minor)
     return Receipt(
