@@ -30,7 +30,7 @@ def audited(contestant: Contestant, *, answers: int = ANSWERS) -> Syncs:
     """Watch every system call that reads, writes or syncs while so many deposits are answered."""
     with tempfile.TemporaryDirectory(prefix="teller-trace-") as fresh:
         traces = Path(fresh)
-        traces.chmod(0o777)  # noqa: S103 - PostgreSQL runs as a user of its own
+        traces.chmod(0o777)  # PostgreSQL runs as a user of its own
         # A file a thread, so that no line is cut in two; the service stays this process's child.
         strace = ("strace", "--daemonize", "-ff", "-ttt", "-y", "-s", "64", "-e", f"trace={_CALLS}")
         prefix = (*strace, "-o", str(traces / "trace"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from service.sqlite import driver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 INSTALL: Final = {
@@ -23,13 +24,9 @@ INSTALL: Final = {
 }
 
 
-def missing() -> list[str]:
+def missing(tools: Iterable[str] = INSTALL) -> list[str]:
     """How to install each tool that is not here."""
-    return [
-        f"{tool} is missing: {remedy}"
-        for tool, remedy in INSTALL.items()
-        if shutil.which(tool) is None
-    ]
+    return [f"{tool} is missing: {INSTALL[tool]}" for tool in tools if shutil.which(tool) is None]
 
 
 def split_cores() -> tuple[list[int] | None, list[int] | None]:
