@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from service import heads
 from service.errors import OperatingError
 from service.replay import VIOLATIONS_KEPT_MAX, Replay, Violation, recent_violations
+from service.scan import Run
 from service.store import now_us
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ ROWS_PER_PAGE: Final = 5_000
 
 # Inside the service: small pages, far apart, so that no request waits for one.
 TAIL_PERIOD_S: Final = 2.0
+TAIL_ROWS_PER_WINDOW: Final = 16_384
 TAIL_ROWS_PER_PAGE: Final = 256
 TAIL_PAUSE_S: Final = 0.005
 PASS_ROWS_PER_PAGE: Final = 256
@@ -167,16 +169,17 @@ class Auditor:
         # After a clock was set back, new rows are older than the last one seen.
         after_us = min(self._after_us, now_us()) - (0 if self._scan.one_clock else CLOCK_SKEW_US)
         while True:
-            found, until_us = await self._scan.recent(
-                after_us=after_us, rows_max=TAIL_ROWS_PER_PAGE
+            runs, until_us = await self._scan.new_runs(
+                after_us=after_us, rows_max=TAIL_ROWS_PER_WINDOW
             )
             if until_us is None:
                 break
-            for recent in found:
-                self.state.add(self._violations(recent), of_tail=True)
-                self.state.rows_checked_total += len(recent.entries)
+            for page in _paged(runs, TAIL_ROWS_PER_PAGE):
+                for recent in await self._scan.recent(page):
+                    self.state.add(self._violations(recent), of_tail=True)
+                    self.state.rows_checked_total += len(recent.entries)
+                await asyncio.sleep(TAIL_PAUSE_S)
             self._after_us = after_us = until_us
-            await asyncio.sleep(TAIL_PAUSE_S)
         self.state.tail_current_at_s = started_s
 
     async def check_all(self) -> None:
@@ -196,14 +199,32 @@ class Auditor:
         self.state.end_pass(findings, time.monotonic() - started_s)
 
     def _violations(self, recent: Recent) -> list[Violation]:
+        run = recent.run
         if recent.head is None:
-            return [Violation("row-orphaned", recent.account_id, None, recent.first_new_seq, "")]
+            return [Violation("row-orphaned", run.account_id, None, run.first_seq, "")]
         return recent_violations(
-            recent.head,
-            recent.entries,
-            first_new_seq=recent.first_new_seq,
-            currency=self._currency,
+            recent.head, recent.entries, first_new_seq=run.first_seq, currency=self._currency
         )
+
+
+def _paged(runs: Iterable[Run], rows_max: int) -> Iterator[list[Run]]:
+    """The runs in pages of about so many rows, a longer one in pieces.
+
+    Many rows of one account are read for little more than the account's head and the row before
+    them, so that a page holds few accounts rather than few moments.
+    """
+    page: list[Run] = []
+    rows = 0
+    for account_id, first_seq, last_seq in runs:
+        for first in range(first_seq, last_seq + 1, rows_max):
+            piece = Run(account_id, first, min(first + rows_max - 1, last_seq))
+            page.append(piece)
+            rows += piece.last_seq - first + 2
+            if rows >= rows_max:
+                yield page
+                page, rows = [], 0
+    if page:
+        yield page
 
 
 async def _for_ever(check: Callable[[], Awaitable[None]], period_s: float) -> None:

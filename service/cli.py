@@ -163,6 +163,7 @@ async def _serve(settings: Settings, *, with_seed: bool) -> int:
     from service import seed as demo  # noqa: PLC0415
     from service.app import create_app, freeze_garbage  # noqa: PLC0415
     from service.teller import serving  # noqa: PLC0415
+    from service.wire import Wire  # noqa: PLC0415
 
     async with serving(settings) as teller:
         if with_seed:
@@ -171,12 +172,13 @@ async def _serve(settings: Settings, *, with_seed: bool) -> int:
         server = _Server(
             uvicorn.Config(
                 create_app(teller),
-                http="httptools",  # by name: the fall-back to h11 would be silent
+                http=Wire,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # nothing here asks for the client's address
                 timeout_graceful_shutdown=settings.drain_timeout_s,
             )
         )

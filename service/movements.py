@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import unicodedata
@@ -63,8 +62,7 @@ async def _carry_out(request: Request, kind: Kind) -> Response:
         user = get_current_user(exchange)
         exchange.key = key = get_key(exchange)
         _check_media_type(exchange)
-        async with asyncio.timeout(teller.body_timeout_s):
-            body = await _read(request)
+        body = await exchanges.within(teller.body_timeout_s, _read(request))
         amount_minor, reference = _parse(body, teller)
     except InvalidRequestError as error:
         return problems.invalid(exchange, error, instance=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def receipt(entry: Entry, currency: Currency) -> bytes:
     ).encode()
 
 
+# The rows of one batch have one time, and are rendered one after the other.
+@lru_cache(maxsize=8)
 def timestamp(created_at_us: int) -> str:
     """RFC 3339 in UTC with six decimals, whatever they are."""
     moment = _EPOCH + timedelta(microseconds=created_at_us)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, bindparam, func, select, tuple_
+from sqlalchemy import bindparam, func, select, text, tuple_
 
 from service import database, schema
 from service import reader as reading
@@ -17,7 +18,7 @@ from service.replay import Row
 from service.schema import accounts, movements
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,43 +46,47 @@ _ROWS: Final = (
     .limit(bindparam("limit"))
 )
 
-_NEW: Final = and_(
-    movements.c.created_at_us > bindparam("after_us"),
-    movements.c.created_at_us <= bindparam("until_us"),
+# What the audit reads of new rows comes as one JSON value: one step of the database however many
+# rows there are. Row by row each would take the GIL from the event loop, and give it back.
+_UNTIL: Final = text(
+    "SELECT max(created_at_us) FROM (SELECT created_at_us FROM movements "
+    "WHERE created_at_us > :after_us ORDER BY created_at_us LIMIT :limit) AS new"
 )
-_UNTIL: Final = select(
-    func.max(
-        select(movements.c.created_at_us)
-        .where(movements.c.created_at_us > bindparam("after_us"))
-        .order_by(movements.c.created_at_us)
-        .limit(bindparam("limit"))
-        .subquery()
-        .c.created_at_us
-    )
+_RUNS: Final = """
+SELECT {group}({array}(account_id, first_seq, last_seq)) FROM (
+    SELECT account_id, min(seq) AS first_seq, max(seq) AS last_seq
+    FROM movements WHERE created_at_us > :after_us AND created_at_us <= :until_us
+    GROUP BY account_id) AS runs
+"""
+_RUN: Final = (
+    "CAST(run.value ->> 0 AS BIGINT)",
+    "CAST(run.value ->> 1 AS BIGINT)",
+    "CAST(run.value ->> 2 AS BIGINT)",
 )
-_TOUCHED: Final = (
-    select(
-        movements.c.account_id,
-        func.min(movements.c.seq).label("first_seq"),
-        func.max(movements.c.seq).label("last_seq"),
-    )
-    .where(_NEW)
-    .group_by(movements.c.account_id)
-    .subquery()
-)
-_NEW_ROWS: Final = (
-    select(movements.c.account_id, _TOUCHED.c.first_seq, *ENTRY_COLUMNS)
-    .join_from(
-        _TOUCHED,
-        movements,
-        and_(
-            movements.c.account_id == _TOUCHED.c.account_id,
-            movements.c.seq.between(_TOUCHED.c.first_seq - 1, _TOUCHED.c.last_seq),
-        ),
-    )
-    .order_by(movements.c.account_id, movements.c.seq)
-)
-_NEW_HEADS: Final = select(*_HEAD_COLUMNS).where(accounts.c.id.in_(select(_TOUCHED.c.account_id)))
+_FIELDS: Final = ", ".join(f"movements.{name}" for name in Entry._fields[:-1])
+_ROWS_OF_RUNS: Final = f"""
+SELECT {{group}}({{array}}({_RUN[0]}, {_RUN[1]}, {_FIELDS}, {{hex}}))
+FROM {{each}} CROSS JOIN movements
+WHERE account_id = {_RUN[0]} AND seq BETWEEN {_RUN[1]} - 1 AND {_RUN[2]}
+"""  # noqa: S608 - made of constants
+_HEADS_OF_RUNS: Final = f"""
+SELECT {{group}}({{array}}(id, user_id, balance_minor, seq, {{hex}}))
+FROM accounts WHERE id IN (SELECT {_RUN[0]} FROM {{each}})
+"""  # noqa: S608 - made of constants
+_WORDS: Final = {
+    "sqlite": {
+        "group": "json_group_array",
+        "array": "json_array",
+        "hex": "hex(chain)",
+        "each": "json_each(:runs) AS run",
+    },
+    "postgresql": {
+        "group": "json_agg",
+        "array": "json_build_array",
+        "hex": "encode(chain, 'hex')",
+        "each": "jsonb_array_elements(CAST(:runs AS jsonb)) AS run(value)",
+    },
+}
 
 
 class Page(NamedTuple):
@@ -94,13 +99,23 @@ class Page(NamedTuple):
     rows: list[Row]
 
 
-class Recent(NamedTuple):
-    """The newest rows of one account, and its head; see ``replay.recent_violations``."""
+class Run(NamedTuple):
+    """Rows of one account without a gap, by their sequence numbers."""
 
+    account_id: int
+    first_seq: int
+    last_seq: int
+
+
+class Recent(NamedTuple):
+    """A run's rows with the one before it, and the account's head, all from one snapshot.
+
+    See ``replay.recent_violations``.
+    """
+
+    run: Run
     head: Account | None
     entries: list[Entry]
-    account_id: int
-    first_new_seq: int
 
 
 class Scan:
@@ -186,31 +201,56 @@ class Scan:
 
         return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
 
-    async def recent(self, *, after_us: int, rows_max: int) -> tuple[list[Recent], int | None]:
-        """The rows created after a time, account by account, and up to when; None: none are.
+    async def new_runs(self, *, after_us: int, rows_max: int) -> tuple[list[Run], int | None]:
+        """Which rows were created after a time, by account, and up to when; None: none were.
 
         Args:
             after_us: microseconds since 1970 UTC.
             rows_max: rows to find at most; those of one moment are not parted.
         """
 
-        async def read(connection: AsyncConnection) -> tuple[list[Recent], int | None]:
-            asked = {"after_us": after_us, "limit": rows_max}
-            until_us = await connection.scalar(_UNTIL, asked)
+        async def read(connection: AsyncConnection) -> tuple[list[Run], int | None]:
+            until_us = await connection.scalar(_UNTIL, {"after_us": after_us, "limit": rows_max})
             if until_us is None:
                 return [], None
             asked = {"after_us": after_us, "until_us": until_us}
-            heads = {row[0]: Account(*row) for row in await connection.execute(_NEW_HEADS, asked)}
-            found: dict[int, Recent] = {}
-            for account_id, first_seq, *fields in await connection.execute(_NEW_ROWS, asked):
-                recent = found.get(account_id)
-                if recent is None:
-                    recent = Recent(heads.get(account_id), [], account_id, first_seq)
-                    found[account_id] = recent
-                recent.entries.append(Entry._make(fields))
-            return list(found.values()), int(until_us)
+            runs = [Run(*run) for run in await _listed(connection, _RUNS, asked)]
+            return runs, int(until_us)
 
         return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
+
+    async def recent(self, runs: Sequence[Run]) -> list[Recent]:
+        """The rows of those runs, each with the row before it and its account's head."""
+
+        async def read(connection: AsyncConnection) -> list[Recent]:
+            asked = {"runs": json.dumps(runs)}
+            heads = {
+                id_: Account(id_, *head, bytes.fromhex(chain))  # type: ignore[call-arg]
+                for id_, *head, chain in await _listed(connection, _HEADS_OF_RUNS, asked)
+            }
+            found = {
+                (run.account_id, run.first_seq): Recent(run, heads.get(run.account_id), [])
+                for run in runs
+            }
+            for account_id, first_seq, *entry, chain in await _listed(
+                connection, _ROWS_OF_RUNS, asked
+            ):
+                found[account_id, first_seq].entries.append(
+                    Entry(*entry, bytes.fromhex(chain))  # type: ignore[call-arg]
+                )
+            return list(found.values())
+
+        return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
+
+
+async def _listed(
+    connection: AsyncConnection, statement: str, asked: dict[str, Any]
+) -> list[list[Any]]:
+    """The rows of a statement that gives them as one JSON array of arrays, in order."""
+    packed = await connection.scalar(
+        text(f"SELECT CAST(({statement.format(**_WORDS[connection.dialect.name])}) AS TEXT)"), asked
+    )
+    return sorted(json.loads(packed or "[]"))
 
 
 @asynccontextmanager
