@@ -130,7 +130,7 @@ def _resumed(work: Coroutine[Any, Any, Result], awaited: Any) -> Generator[Any, 
     """Await the rest of a coroutine that has begun, and now waits for ``awaited``."""
     try:
         yield awaited
-        result = yield from work
+        result: Result = yield from work
     finally:
         work.close()
     return result

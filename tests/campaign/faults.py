@@ -250,8 +250,8 @@ def cut_sessions(site: Site, rng: Random) -> str:
     database = site.database_url.rpartition("/")[2]
     site.postgres.psql(
         "postgres",
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        f"WHERE datname = '{database}'",  # noqa: S608 - a name of the tests' own
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "  # noqa: S608 - a name of the tests' own
+        f"WHERE datname = '{database}'",
     )
     time.sleep(rng.uniform(0.0, 0.2))
     return "sessions ended by PostgreSQL"
