@@ -122,7 +122,10 @@ KEY_PARAMETER: Final[dict[str, Any]] = {
     "in": "header",
     "required": True,
     "description": "One key an operation, for ever: bare, or an RFC 9651 string.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+    "schema": {
+        "type": "string",
+        "pattern": r'^([!#-+\--:<-\[\]-~]{1,255}|"([!#-\[\]-~]|\\["\\]){1,255}")$',
+    },
     "example": "7f0d5c1e-1f4b-4b0e-9a3e-0c5b8a2f6d11",
 }
 
@@ -202,6 +205,28 @@ def problem_responses(path: str, *names: str) -> dict[int | str, dict[str, Any]]
     return by_status
 
 
+_USER_GIVEN: Final = {"user_id": "$request.header.user_id"}
+_KEY_GIVEN: Final = {**_USER_GIVEN, "Idempotency-Key": "$request.header.Idempotency-Key"}
+# Where an answer leads (OpenAPI's links): what to ask next, and with what of it.
+_LINKS: Final[dict[str, Any]] = {
+    "transaction": {
+        "operationId": "transaction",
+        "parameters": {**_USER_GIVEN, "seq": "$response.body#/transaction"},
+        "description": "The same receipt, by its number.",
+    },
+    "operation": {
+        "operationId": "operation",
+        "parameters": _KEY_GIVEN,
+        "description": "The same receipt, by its key.",
+    },
+    "burn": {
+        "operationId": "burn",
+        "parameters": _KEY_GIVEN,
+        "description": "Too late to burn it: 409 with the receipt.",
+    },
+}
+
+
 def answer(description: str, model: str, example: str, *headers: str) -> dict[str, Any]:
     """The description of a success: its schema's, its example's and its header fields' names."""
     content = {
@@ -231,6 +256,7 @@ def _movement(path: str, kind: str, refusal: str) -> dict[str, Any]:
         kind,
         *("Idempotent-Replayed", "Location"),
     )
+    applied["links"] = _LINKS
     body = {
         "required": True,
         "content": {

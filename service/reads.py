@@ -119,7 +119,8 @@ _TRANSACTIONS: Final[dict[str, Any]] = {
                 "name": "cursor",
                 "in": "query",
                 "description": "Where the page begins: the field `next` of the page before.",
-                "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{12}$"},
+                # What cursor_before() gives out: a byte 1, then a number of 63 bits.
+                "schema": {"type": "string", "pattern": "^A[Q-X][A-Za-z0-9_-]{10}$"},
             },
             {
                 "name": "type",
