@@ -32,9 +32,13 @@ class Wire:
     asked for is then unknown, and a new wire is needed.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S, name: str | None = None
+    ) -> None:
+        """``name`` is the Host to ask for, where the URL's own is but the way there."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
+        self._name = name or f"{self._host}:{self._port}"
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> Self:
@@ -58,7 +62,7 @@ class Wire:
     async def request(
         self, method: str, path: str, body: bytes, fields: Mapping[str, str]
     ) -> Reply:
-        lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}:{self._port}"]
+        lines = [f"{method} {path} HTTP/1.1", f"host: {self._name}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         lines += [f"content-length: {len(body)}", "", ""]
         try:

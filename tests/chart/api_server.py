@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from base64 import b64encode
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -64,11 +65,12 @@ class Write(NamedTuple):
 
 
 class ApiServer:
-    """The objects by (plural, name), and the writes in their order."""
+    """The objects by (plural, name), the writes in their order, and how often each was read."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.writes: list[Write] = []
+        self.reads: Counter[tuple[str, str]] = Counter()
         self.lock = threading.Lock()
         self.url = ""
 
@@ -229,6 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name:
             with api.lock:
                 held = api.objects.get((plural, name))
+                api.reads[plural, name] += 1
             if held is None:
                 self._missing()
             else:
