@@ -1,0 +1,89 @@
+"""Faults seeded in the driver's connection of the PostgreSQL store, and a second hand on its rows."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from service.teller import Teller
+
+    Hook = Callable[[str, Any], Awaitable[None]]
+
+
+class _Seeded:
+    """The connection with a hook before and after each statement."""
+
+    def __init__(self, connection: Any, before: Hook | None, after: Hook | None) -> None:
+        self._true = connection
+        self._before = before
+        self._after = after
+
+    async def _run(self, name: str, sql: str, *values: Any) -> Any:
+        if self._before:
+            await self._before(sql, self._true)
+        result = await getattr(self._true, name)(sql, *values)
+        if self._after:
+            await self._after(sql, self._true)
+        return result
+
+    async def execute(self, sql: str, *values: Any) -> Any:
+        return await self._run("execute", sql, *values)
+
+    async def fetch(self, sql: str, *values: Any) -> Any:
+        return await self._run("fetch", sql, *values)
+
+    async def fetchrow(self, sql: str, *values: Any) -> Any:
+        return await self._run("fetchrow", sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._true, name)
+
+
+@contextmanager
+def seeded(
+    teller: Teller, *, before: Hook | None = None, after: Hook | None = None
+) -> Iterator[None]:
+    """Within the block every connection that the writer opens, or has, passes the hooks."""
+    store: Any = teller.store
+    true, connected = store._driver, store._connected
+
+    async def wrapped() -> Any:
+        driver = await connected()
+        if not isinstance(driver, _Seeded):
+            driver = store._driver = _Seeded(driver, before, after)
+        return driver
+
+    store._connected = wrapped
+    try:
+        yield
+    finally:
+        store._connected = connected
+        if isinstance(store._driver, _Seeded):
+            store._driver = store._driver._true
+        elif store._driver is not None:
+            store._driver = true
+
+
+def at(verb: str, act: Callable[[Any], Awaitable[None]]) -> Hook:
+    """A hook that acts on the connection at statements that begin with ``verb``."""
+
+    async def hook(sql: str, connection: Any) -> None:
+        if sql.lstrip().startswith(verb):
+            await act(connection)
+
+    return hook
+
+
+@asynccontextmanager
+async def second_hand(database_url: str) -> AsyncIterator[Any]:
+    """A connection beside the service's, such as an operator's."""
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    try:
+        yield connection
+    finally:
+        await connection.close()

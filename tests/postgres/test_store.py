@@ -1,0 +1,297 @@
+"""The PostgreSQL store under faults: what each movement is told, and what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from service.errors import OutcomeUnknownError, UnavailableError
+from service.ledger import Movement, Recorded
+from service.settings import Settings
+from service.teller import opened
+from tests.conftest import client_of, headers
+from tests.postgres.seeded import at, second_hand, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from service.teller import Teller
+
+pytestmark = pytest.mark.engines("postgresql", reason="test_store.py of tests/faults has SQLite's")
+
+PATIENCE_S = 20
+
+
+def movement(key: str, user: str = "alice", **more: Any) -> Movement:
+    return Movement(user, key, "deposit", 100, more.get("reference"))
+
+
+async def deposit(client: httpx.AsyncClient, key: str) -> httpx.Response:
+    return await client.post("/deposit", content=b'{"amount": "1"}', headers=headers(key))
+
+
+async def rows_of(hand: Any) -> list[tuple[str, int, int]]:
+    rows = await hand.fetch("SELECT key, seq, balance_after_minor FROM movements ORDER BY 2, 1")
+    return [tuple(row) for row in rows]
+
+
+async def somebody_waits_for_a_lock(hand: Any) -> None:
+    """Return once a connection of any database waits for another's lock."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await hand.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.01)
+
+
+# -- one key, several processes -----------------------------------------------------------------
+
+
+async def test_who_waited_for_the_account_sees_the_row_that_its_holder_wrote_meanwhile(
+    database_url: str, teller: Teller
+) -> None:
+    async with opened(teller.settings) as other, second_hand(database_url) as hand:
+        reached, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(_connection: Any) -> None:
+            reached.set()
+            await go_on.wait()
+
+        with seeded(teller, before=at("COMMIT", wait)):
+            first = teller.committer.submit(movement("k"))
+            await reached.wait()
+            second = other.committer.submit(movement("k"))
+            await somebody_waits_for_a_lock(hand)
+            go_on.set()
+            one, two = await first, await second
+        assert isinstance(one, Recorded) and isinstance(two, Recorded)
+        assert (one.replayed, two.replayed) == (False, True)
+        assert one.entry == two.entry
+        assert await rows_of(hand) == [("k", 1, 100)]
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_two_processes_share_keys_and_new_accounts_exactly_once_at_every_isolation_level(
+    isolation: str, database_url: str, make_settings: Callable[..., Settings], teller: Teller
+) -> None:
+    settings = make_settings(account_opening="on_first_deposit", batch_size_max=8)
+    async with second_hand(database_url) as hand:
+        name = await hand.fetchval("SELECT current_database()")
+        await hand.execute(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'"
+        )
+        wanted = [movement(f"k{n}", f"user-{n % 5}") for n in range(200)]
+        async with opened(settings) as one, opened(settings) as two:
+            answers = await asyncio.gather(
+                *(one.committer.submit(m) for m in wanted),
+                *(two.committer.submit(m) for m in reversed(wanted)),
+            )
+        assert all(isinstance(answer, Recorded) for answer in answers), answers
+        found = await hand.fetch(
+            "SELECT user_id, count(*), max(a.seq), max(balance_minor) FROM accounts a JOIN movements m "
+            "ON m.account_id = a.id GROUP BY 1 ORDER BY 1"
+        )
+        assert [tuple(row) for row in found] == [(f"user-{n}", 40, 40, 4_000) for n in range(5)]
+
+
+# -- conflicts ----------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_loses_a_deadlock_is_run_again(
+    database_url: str, teller: Teller
+) -> None:
+    async with second_hand(database_url) as hand:
+        lock = "SELECT 1 FROM accounts WHERE user_id = $1 FOR UPDATE"
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        await hand.execute("SET deadlock_timeout = '30s'")  # so that it is the batch which loses
+        async with hand.transaction():
+            await hand.fetchval(lock, "bob")
+            answers = [teller.committer.submit(movement("k", user)) for user in ("alice", "bob")]
+            await somebody_waits_for_a_lock(hand)
+            await hand.fetchval(lock, "alice")  # the other way round: one of the two must lose
+        for answer in answers:
+            assert isinstance(await answer, Recorded)
+        assert await rows_of(hand) == [("k", 1, 100), ("k", 1, 100)]
+        async with asyncio.timeout(PATIENCE_S):
+            while not await hand.fetchval(deadlocks):
+                await asyncio.sleep(0.05)
+                await hand.execute("SELECT pg_stat_clear_snapshot()")
+
+
+@pytest.mark.parametrize("verb", ["SELECT id, user_id", "WITH written", "COMMIT"])
+@pytest.mark.parametrize(
+    "error", [asyncpg.SerializationError, asyncpg.DeadlockDetectedError], ids=["40001", "40P01"]
+)
+async def test_a_conflict_is_tried_again_a_bounded_number_of_times_and_then_is_503(
+    verb: str, error: type[Exception], database_url: str, teller: Teller
+) -> None:
+    tries, conflicts = 0, 3
+
+    async def conflict(connection: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= conflicts:
+            await connection.execute("ROLLBACK")
+            raise error("seeded")
+
+    async with second_hand(database_url) as hand:
+        with seeded(teller, before=at(verb, conflict)):
+            assert isinstance(await teller.committer.submit(movement("passes")), Recorded)
+            assert tries == 4
+            tries, conflicts = 0, 1_000
+            answer = await teller.committer.submit(movement("never passes"))
+            assert isinstance(answer, UnavailableError)
+            assert "was not executed" in answer.detail
+            assert tries == 10
+        assert await rows_of(hand) == [("passes", 1, 100)]
+        assert isinstance(await teller.committer.submit(movement("never passes")), Recorded)
+
+
+# -- connections that end -----------------------------------------------------------------------
+
+
+async def end_connection(connection: Any, hand: Any) -> None:
+    """The server ends it, as a restart or an operator does."""
+    await hand.execute("SELECT pg_terminate_backend($1::int)", connection.get_server_pid())
+    async with asyncio.timeout(PATIENCE_S):
+        while not connection.is_closed():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("verb", ["BEGIN", "SELECT id, user_id", "WITH written", "COMMIT"])
+@pytest.mark.parametrize("side", ["before", "after"])
+async def test_a_connection_that_ends_at_any_statement_costs_no_answer_and_doubles_nothing(
+    verb: str, side: str, database_url: str, teller: Teller, client: httpx.AsyncClient
+) -> None:
+    ended = 0
+
+    async def end(connection: Any) -> None:
+        nonlocal ended
+        ended += 1
+        if ended == 1:
+            await end_connection(connection, hand)
+            if side == "after":
+                # The statement was carried out, but its answer never came.
+                raise asyncpg.ConnectionDoesNotExistError("seeded")
+
+    async with second_hand(database_url) as hand:
+        with seeded(teller, **{side: at(verb, end)}):
+            answer = await deposit(client, "k")
+        assert ended >= 1
+        assert answer.status_code == 201, answer.text
+        assert answer.headers["idempotent-replayed"] == "false"
+        again = await deposit(client, "k")
+        assert again.content == answer.content
+        assert again.headers["idempotent-replayed"] == "true"
+        assert await rows_of(hand) == [("k", 1, 100)]
+    assert not teller.committer.failed.is_set()
+
+
+async def test_an_idle_connection_that_was_ended_costs_no_answer(
+    database_url: str, teller: Teller, client: httpx.AsyncClient
+) -> None:
+    assert (await deposit(client, "k1")).status_code == 201
+    async with second_hand(database_url) as hand:
+        await end_connection(teller.store._driver, hand)  # type: ignore[attr-defined]
+    assert (await deposit(client, "k2")).json()["balance"] == "2.00"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_commit_whose_result_stays_unknown_is_said_so_and_the_service_goes_on(
+    database_url: str, make_settings: Callable[..., Settings], teller: Teller, *, stored: bool
+) -> None:
+    settings = make_settings(answer_timeout_ms=1_000)
+    async with opened(settings) as at_work, client_of(at_work) as client:
+        store: Any = at_work.store
+        connected, away = store._connected, False
+
+        async def lose(connection: Any) -> None:
+            nonlocal away
+            away = True
+            connection.terminate()
+            raise asyncpg.ConnectionDoesNotExistError("seeded")
+
+        async def connect() -> Any:
+            if away:
+                raise UnavailableError("seeded: no server answers")
+            return await connected()
+
+        store._connected = connect
+        side = "after" if stored else "before"
+        with seeded(at_work, **{side: at("COMMIT", lose)}):
+            commit = at_work.store.commit([movement("k")])
+            with pytest.raises(OutcomeUnknownError) as unknown:
+                await commit
+        assert unknown.value.restart is False
+        store._connected = connected
+        assert not at_work.committer.failed.is_set()
+        settled = await deposit(client, "k")
+        assert settled.status_code == 201
+        assert settled.headers["idempotent-replayed"] == ("true" if stored else "false")
+        assert settled.json()["transaction"] == 1
+
+
+# -- what the server refuses --------------------------------------------------------------------
+
+
+async def test_an_account_locked_past_the_busy_timeout_is_503_and_then_runs(
+    database_url: str, make_settings: Callable[..., Settings], teller: Teller
+) -> None:
+    async with (
+        opened(make_settings(busy_timeout_ms=200)) as at_work,
+        client_of(at_work) as client,
+        second_hand(database_url) as hand,
+    ):
+        async with hand.transaction():
+            await hand.fetchval("SELECT 1 FROM accounts WHERE user_id = 'alice' FOR UPDATE")
+            refused = await deposit(client, "k")
+        assert refused.status_code == 503
+        assert refused.json()["code"] == "unavailable"
+        assert "is busy with another process's write; this attempt was not executed" in refused.text
+        settled = await deposit(client, "k")
+        assert settled.headers["idempotent-replayed"] == "false"
+
+
+async def test_a_statement_that_takes_too_long_is_503_and_leaves_nothing(
+    database_url: str, make_settings: Callable[..., Settings], teller: Teller
+) -> None:
+    async def sleep(connection: Any) -> None:
+        await connection.execute("SELECT pg_sleep(30)")
+
+    settings = make_settings(database_statement_timeout_ms=300)
+    async with opened(settings) as at_work, client_of(at_work) as client:
+        with seeded(at_work, before=at("WITH written", sleep)):
+            refused = await deposit(client, "k")
+        assert refused.status_code == 503
+        assert refused.json()["code"] == "unavailable"
+        assert (await deposit(client, "k")).headers["idempotent-replayed"] == "false"
+
+
+async def test_a_server_that_takes_no_writes_is_503_until_it_does(
+    database_url: str, teller: Teller, client: httpx.AsyncClient
+) -> None:
+    assert (await deposit(client, "k1")).status_code == 201
+    async with second_hand(database_url) as hand:
+        name = await hand.fetchval("SELECT current_database()")
+        await hand.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await end_connection(teller.store._driver, hand)  # type: ignore[attr-defined]
+        refused = await deposit(client, "k2")
+        assert refused.status_code == 503, refused.text
+        assert refused.json()["code"] == "unavailable"
+        await hand.execute("SET default_transaction_read_only = off")
+        await hand.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert (await deposit(client, "k2")).json()["balance"] == "2.00"
+
+
+async def test_a_movement_that_the_database_refuses_fails_alone(
+    database_url: str, teller: Teller
+) -> None:
+    crowd = [movement(f"k{n}") for n in range(9)]
+    crowd.insert(4, movement("poison", reference="\0"))  # no text in PostgreSQL holds this
+    answers = await asyncio.gather(*(teller.committer.submit(one) for one in crowd))
+    assert [isinstance(answer, Recorded) for answer in answers] == [True] * 4 + [False] + [True] * 5
+    async with second_hand(database_url) as hand:
+        assert [seq for _, seq, _ in await rows_of(hand)] == [*range(1, 10)]
