@@ -1,4 +1,4 @@
-"""Faults seeded in the driver's connection of the PostgreSQL store, and a second hand on its rows."""
+"""Faults seeded in the PostgreSQL store's connection, and a second hand on its rows."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import pytest
 
 from service.errors import OutcomeUnknownError, UnavailableError
 from service.ledger import Movement, Recorded
-from service.settings import Settings
 from service.teller import opened
 from tests.conftest import client_of, headers
 from tests.postgres.seeded import at, second_hand, seeded
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from service.settings import Settings
     from service.teller import Teller
 
 pytestmark = pytest.mark.engines("postgresql", reason="test_store.py of tests/faults has SQLite's")
@@ -43,7 +43,7 @@ async def rows_of(hand: Any) -> list[tuple[str, int, int]]:
 async def somebody_waits_for_a_lock(hand: Any) -> None:
     """Return once a connection of any database waits for another's lock."""
     async with asyncio.timeout(PATIENCE_S):
-        while not await hand.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await hand.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - the server has no event to wait for
             await asyncio.sleep(0.01)
 
 
@@ -91,8 +91,8 @@ async def test_two_processes_share_keys_and_new_accounts_exactly_once_at_every_i
             )
         assert all(isinstance(answer, Recorded) for answer in answers), answers
         found = await hand.fetch(
-            "SELECT user_id, count(*), max(a.seq), max(balance_minor) FROM accounts a JOIN movements m "
-            "ON m.account_id = a.id GROUP BY 1 ORDER BY 1"
+            "SELECT user_id, count(*), max(a.seq), max(balance_minor) "
+            "FROM accounts a JOIN movements m ON m.account_id = a.id GROUP BY 1 ORDER BY 1"
         )
         assert [tuple(row) for row in found] == [(f"user-{n}", 40, 40, 4_000) for n in range(5)]
 
@@ -157,7 +157,7 @@ async def end_connection(connection: Any, hand: Any) -> None:
     """The server ends it, as a restart or an operator does."""
     await hand.execute("SELECT pg_terminate_backend($1::int)", connection.get_server_pid())
     async with asyncio.timeout(PATIENCE_S):
-        while not connection.is_closed():
+        while not connection.is_closed():  # noqa: ASYNC110 - nor has the driver
             await asyncio.sleep(0.01)
 
 
