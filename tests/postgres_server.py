@@ -58,10 +58,31 @@ class PostgresServer:
                   "-d", f"application_name={name}")  # fmt: skip
         self._configure()
 
+    def back_up(self, folder: Path) -> None:
+        """A base backup of this running server, in a new folder."""
+        self.make_folder(folder)
+        self._run("pg_basebackup", "-h", "127.0.0.1", "-p", str(self.port), "-U", SUPERUSER,
+                  "-D", str(folder), "--checkpoint=fast", "--wal-method=none")  # fmt: skip
+
+    def recover(self, *, restore_command: str) -> None:
+        """Start on a base backup with the archived log, as far as that goes, as a new primary."""
+        (self.folder / "recovery.signal").touch()
+        self._configure(restore_command=restore_command, archive_mode="off")
+        self.start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.psql("postgres", "SELECT pg_is_in_recovery()") == "t":
+            if time.monotonic() > deadline:
+                raise AssertionError(f"PostgreSQL did not recover: {self.log()[-2000:]}")
+            time.sleep(0.02)
+
     def _make_folder(self) -> None:
-        self.folder.mkdir(mode=0o700)
+        self.make_folder(self.folder)
+
+    def make_folder(self, folder: Path) -> None:
+        """A folder that the server may write to."""
+        folder.mkdir(mode=0o700)
         if self._as_user:
-            os.chown(self.folder, self._as_user["user"], self._as_user["group"])
+            os.chown(folder, self._as_user["user"], self._as_user["group"])
 
     def _configure(self, **settings: str) -> None:
         settings = {

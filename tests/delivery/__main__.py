@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chart import helm
-from tests.delivery import identity, plots, releases, report, retries
+from tests.delivery import backup, expand, identity, plots, releases, report, retries
 from tests.delivery.found import Found, Place, UnexpectedError
 
 if TYPE_CHECKING:
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 SCENARIOS: Final[dict[str, Callable[[Place], Coroutine[Any, Any, Found]]]] = {
     **{build: functools.partial(releases.release, build) for build in releases.EXPECTED},
+    "expand": expand.expand,
     "retries": retries.retries,
     "identity": identity.identity,
+    "backup": backup.sqlite,
+    "backup-postgresql": backup.postgresql,
 }
 # Those that every change must pass.
-QUICK: Final = ("good", "errors", "compares-otherwise", "retries", "identity")
+QUICK: Final = ("good", "errors", "compares-otherwise", "retries", "identity", "backup")
 HERE: Final = Path(__file__).parent
 
 console = Console(stderr=True)
@@ -89,7 +92,8 @@ def _run(name: str, say: Callable[[str], None]) -> Found:
             return asyncio.run(SCENARIOS[name](Place(Path(folder), say)))
         except UnexpectedError as error:
             say(f"{name}: {error}")
-            return Found(problem=str(error))
+            error.found.problem = str(error)
+            return error.found
 
 
 main()

@@ -1,19 +1,25 @@
 """Builds of Teller other than the released one: ``python -m tests.delivery.builds NAME serve``.
 
-``good`` is marked and else the same; each of the others has one bug, and so has each of the zoo's.
+``good`` is marked and else the same, ``expands`` a later release; each of the others has one bug,
+and so has each of the zoo's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
+import shutil
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import service
-from service import ledger, movements, sqlite_store
+from service import ledger, migrations, movements, schema, sqlite_store
 from service.cli import main
+from tests.migration.ledgers import EXPAND, NEWER, folder_with
 from tests.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -78,12 +84,32 @@ def _swap(owner: Any, name: str, new: Any) -> None:
     setattr(owner, name, new)
 
 
+def expands() -> None:
+    """A later release: it knows one migration more, and writes the table that this one brings."""
+    folder = Path(tempfile.mkdtemp(prefix="teller-migrations-"))
+    atexit.register(shutil.rmtree, folder)
+    versions = folder_with(EXPAND, folder)
+    migrate, decide = migrations.migrate, sqlite_store.SqliteStore._decide_and_write
+
+    async def to_newer(*arguments: Any) -> str:
+        return await migrate(*arguments, folder=versions)
+
+    def noting(self: Any, connection: Any, asked: Any) -> Any:
+        connection.execute("INSERT INTO devices DEFAULT VALUES")
+        return decide(self, connection, asked)
+
+    _swap(schema, "REVISION", NEWER)
+    _swap(migrations, "migrate", to_newer)
+    _swap(sqlite_store.SqliteStore, "_decide_and_write", noting)
+
+
 BUILDS: Final[dict[str, Callable[[], None]]] = {
     "good": good,
     "errors": errors,
     "slow": slow,
     "slow-lock": slow_lock,
     "compares-otherwise": compares_otherwise,
+    "expands": expands,
 }
 
 

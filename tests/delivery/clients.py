@@ -8,16 +8,16 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from service import history
 from tests.clients import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.clients import Reply
-    from tests.delivery.issuer import Issuer
 
 USERS: Final = tuple(f"user-{number:02}" for number in range(12))
 RATE_PER_USER: Final = 6.0  # requests a second
@@ -60,20 +60,31 @@ class Operation:
         return json.dumps(said).encode()
 
 
+class Receipt(NamedTuple):
+    """The first answer that said what became of a key, and when (monotonic seconds)."""
+
+    operation: Operation
+    status: int
+    body: bytes
+    at_s: float
+
+
 @dataclass
 class Clients:
     """One client a user, with a connection of its own; the log of all of them."""
 
     url: str
     address: tuple[str, int]
-    issuer: Issuer
+    identify: Callable[[str], dict[str, str]]
     seed: int = 1
+    patience_s: float = PATIENCE_S
     events: list[history.Event] = field(default_factory=list)
     # By status, 0 for none: what the clients saw, every attempt counted.
     seen: Counter[int] = field(default_factory=Counter)
     replays: int = 0
     resent: int = 0
     moments: list[tuple[float, int]] = field(default_factory=list)
+    receipts: dict[tuple[str, str], Receipt] = field(default_factory=dict)
     unsettled: list[Operation] = field(default_factory=list)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -81,6 +92,21 @@ class Clients:
         async with asyncio.TaskGroup() as group:
             for number, user in enumerate(USERS):
                 group.create_task(self._run(user, random.Random(self.seed + number), stop))
+
+    async def send(self, operations: list[Operation]) -> dict[tuple[str, str], Reply | None]:
+        """Send each of them once; what was answered, by user and key."""
+        found: dict[tuple[str, str], Reply | None] = {}
+
+        async def one(user: str) -> None:
+            client = Client(self, user, random.Random(self.seed))
+            for operation in [it for it in operations if it.user == user]:
+                found[user, operation.key] = await client.repeat(operation)
+            client.close()
+
+        async with asyncio.TaskGroup() as group:
+            for user in USERS:
+                group.create_task(one(user))
+        return found
 
     async def _run(self, user: str, generator: random.Random, stop: asyncio.Event) -> None:
         client = Client(self, user, generator)
@@ -104,12 +130,13 @@ class Client:
         self._all = clients
         self._user = user
         self._generator = generator
-        self._token = clients.issuer.token(user)
+        self._fields = clients.identify(user)
         self._numbers = 0
         self._wire: ThroughGateway | None = None
         self._open: list[Operation] = []
         self._past: list[Operation] = []
         self._next_s = time.monotonic()
+        self._last: Reply | None = None
 
     def close(self) -> None:
         if self._wire is not None:
@@ -130,11 +157,17 @@ class Client:
                 self._open.append(operation)
 
     async def settle(self) -> None:
-        """Ask for what is open until it is answered, for PATIENCE_S at most."""
-        end_s = time.monotonic() + PATIENCE_S
+        """Ask for what is open until it is answered, or patience ends."""
+        end_s = time.monotonic() + self._all.patience_s
         while self._open and time.monotonic() < end_s:
             self._open = [it for it in self._open if not await self._settled(it, attempts=1)]
         self._all.unsettled += self._open
+
+    async def repeat(self, operation: Operation) -> Reply | None:
+        """Send it once, at no pace."""
+        self._next_s = 0.0
+        await self._ask(operation)
+        return self._last
 
     def _wanted(self) -> Operation:
         self._numbers += 1
@@ -143,7 +176,8 @@ class Client:
         amount = f"{self._generator.randint(1, 40)}.00"
         reference = self._generator.choice([None, f"order {number}", f"Order {number}"])
         path = "/deposit" if deposits else "/withdraw"
-        return Operation(self._user, f"{self._user}-{number}", path, amount, reference)
+        key = f"{self._user}-{self._all.seed}-{number}"
+        return Operation(self._user, key, path, amount, reference)
 
     async def _settled(self, operation: Operation, *, attempts: int) -> bool:
         """Send it until an answer says what became of it."""
@@ -155,6 +189,7 @@ class Client:
         return False
 
     async def _ask(self, operation: Operation) -> str:
+        """Send it once, log both lines; what the second says."""
         clients, user, key = self._all, self._user, operation.key
         kind = "deposit" if operation.path == "/deposit" else "withdrawal"
         clients.events.append(
@@ -166,11 +201,15 @@ class Client:
         )
         fields = {"idempotency-key": key, "content-type": "application/json"}
         reply = await self._send("POST", operation.path, operation.body(self._generator), fields)
+        self._last = reply
         status, body = (None, None) if reply is None else (reply.status, reply.body)
         event = history.answered(time.monotonic(), user, key, status, body)
         clients.events.append(event)
         if reply is not None and reply.fields.get("idempotent-replayed") == "true":
             clients.replays += 1
+        if reply is not None and event.what in {"ok", "refused"}:
+            receipt = Receipt(operation, reply.status, reply.body, event.at_s)
+            clients.receipts.setdefault((user, key), receipt)
         return event.what
 
     async def _send(
@@ -179,7 +218,7 @@ class Client:
         """One attempt, at the client's pace; None where no answer came."""
         self._next_s = max(self._next_s + 1 / RATE_PER_USER, time.monotonic() - 1)
         await asyncio.sleep(self._next_s - time.monotonic())
-        fields = {"authorization": f"Bearer {self._token}", **fields}
+        fields = {**self._fields, **fields}
         reply: Any = None
         try:
             if self._wire is None:

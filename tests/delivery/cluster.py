@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tests.delivery import commands, envoy, mesh, pods, prometheus, rendered
-from tests.delivery.clients import USERS, Clients
+from tests.delivery.clients import PATIENCE_S, USERS, Clients
 from tests.delivery.issuer import Issuer
 from tests.delivery.pods import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from tests.chart.manifests import Manifest
@@ -27,7 +27,7 @@ SERVICES: Final = ("stable", "canary")
 class Cluster:
     """One release's surroundings; ``stable`` is the pod that serves until it is replaced."""
 
-    def __init__(self, folder: Path, network: Network) -> None:
+    def __init__(self, folder: Path, network: Network, values: Mapping[str, str]) -> None:
         self.folder = folder
         self.ledger = folder / "volume"
         self.ledger.mkdir()
@@ -35,7 +35,7 @@ class Cluster:
         self.issuer = Issuer()
         jwks = self.issuer.jwks
         self.charts = {
-            name: rendered.chart(jwks=jwks, digest=digest)
+            name: rendered.chart(jwks=jwks, digest=digest, values={**rendered.SHORT, **values})
             for name, digest in rendered.DIGESTS.items()
         }
         self.chart = self.charts["stable"]
@@ -106,10 +106,14 @@ class Cluster:
         """Run a teller command on the ledger."""
         return commands.teller(*arguments, env={"TELLER_DATABASE_URL": self.url})
 
-    def clients(self, *, seed: int = 1) -> Clients:
+    def clients(self, *, seed: int = 1, patience_s: float = PATIENCE_S) -> Clients:
+        """Clients with tokens, to the gateway."""
         host = self.chart.one("VirtualService")["spec"]["hosts"][0]
         address = (self.gateway.host, envoy.GATEWAY_PORT)
-        return Clients(f"http://{host}", address, self.issuer, seed)
+        return Clients(f"http://{host}", address, self._token_of, seed, patience_s)
+
+    def _token_of(self, user: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.issuer.token(user)}"}
 
     # -- what the controller writes -------------------------------------------------------------
 
@@ -186,7 +190,11 @@ class Cluster:
 
 @contextmanager
 def running(
-    folder: Path, *, network: Network | None = None, upstream: str | None = None
+    folder: Path,
+    *,
+    network: Network | None = None,
+    upstream: str | None = None,
+    values: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster with its stable pod serving; everything in it ends with it.
 
@@ -194,8 +202,9 @@ def running(
         folder: of all its files.
         network: gives its addresses, one of its own unless given.
         upstream: where the stable pod's proxy leads to instead of the server.
+        values: of the chart, beside the short times.
     """
-    cluster = Cluster(folder, network or Network())
+    cluster = Cluster(folder, network or Network(), values or {})
     with cluster.stack:
         cluster.start(upstream=upstream)
         yield cluster

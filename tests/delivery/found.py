@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 class UnexpectedError(AssertionError):
     """A scenario did not end as it must; the message says what was seen instead."""
 
+    def __init__(self, message: str, found: Found) -> None:
+        super().__init__(message)
+        self.found = found
+
 
 @dataclass(slots=True)
 class Found:
@@ -39,7 +43,7 @@ class Found:
     def expect(self, what: str, found: object, wanted: object) -> None:
         """Note what was seen. Raises UnexpectedError if it is not what must be."""
         if found != wanted:
-            raise UnexpectedError(f"{what}: {found!r}, not {wanted!r}")
+            raise UnexpectedError(f"{what}: {found!r}, not {wanted!r}", self)
         self.seen.append(f"{what}: {found}")
 
 

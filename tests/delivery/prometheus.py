@@ -156,6 +156,11 @@ class Prometheus:
             return [float(data["result"][1])]
         return [float(it["value"][1]) for it in data["result"]]
 
+    def labelled(self, query: str) -> list[str]:
+        """The pods' hashes in the answer to an instant query."""
+        data = self._asked("query", {"query": query})
+        return [it["metric"]["rollouts_pod_template_hash"] for it in data["result"]]
+
     def series(
         self, query: str, start_s: float, end_s: float, label: str
     ) -> dict[str, list[tuple[float, float]]]:

@@ -39,7 +39,7 @@ EXPECTED: Final = {
     "good": Expected("promoted", ALL),
     "errors": Expected("aborted", (5,), ("success-rate", "mesh-success-rate")),
     "slow": Expected("aborted", (5,), ("latency-p99-ratio",)),
-    "slow-lock": Expected("aborted", (5,), ("latency-p99-ratio",)),
+    "slow-lock": Expected("aborted", (5,), ("transaction-p99-ratio",)),
     "replay-re-executes": Expected("aborted", (), ("smoke",)),
     "refusal-not-stored": Expected("aborted", (), ("smoke",)),
     "compares-otherwise": Expected("aborted", (5,), ("key-mismatch-rate",)),
@@ -101,9 +101,9 @@ def _judge(found: Found, told: Told, expected: Expected) -> None:
         # A measurement may come just after the weight has risen.
         reached = tuple(told.reached)
         if reached not in {expected.reached, ALL[: len(expected.reached) + bool(expected.reached)]}:
-            raise UnexpectedError(f"it reached {reached}, not {expected.reached}")
+            raise UnexpectedError(f"it reached {reached}, not {expected.reached}", found)
         if expected.caught_by and told.caught_by not in expected.caught_by:
-            raise UnexpectedError(f"{told.caught_by} caught it, not {expected.caught_by}")
+            raise UnexpectedError(f"{told.caught_by} caught it first", found)
         found.expect("violations", found.violations, 0)
     except UnexpectedError as error:
         found.problem = f"{error} ({told.why})"

@@ -94,6 +94,6 @@ def chart(
         "auth.jwt.jwksUri": "",
         **(SHORT if values is None else values),
     }
-    arguments = [f"--set-string={name}={value}" for name, value in settings.items()]
+    arguments = [f"--set={name}={value}" for name, value in settings.items()]
     # A literal: helm would read the braces and commas of JSON as its own.
     return Chart(helm.rendered(VARIANT, *arguments, f"--set-literal=auth.jwt.jwks={jwks}"))

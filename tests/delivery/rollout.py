@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.delivery.pods import Pod
 
 TICK_S: Final = 0.2
+BY_HAND: Final = "hand"
 _ANALYSIS: Final = {"templates", "args", "startingStep"}
 _PROBES: Final = 'http_route!~"/livez|/readyz"'
 
@@ -43,9 +44,20 @@ class Told:
 
 
 class Rollout:
-    """One release of a build, from its first pod to its end."""
+    """One release of a build, from its first pod to its end.
 
-    def __init__(self, cluster: Cluster, build: str, say: Callable[[str], None]) -> None:
+    ``aborted_at`` is the weight after whose pause somebody aborts it by hand.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        build: str,
+        say: Callable[[str], None],
+        *,
+        aborted_at: int | None = None,
+    ) -> None:
+        self._aborted_at = aborted_at
         self._cluster = cluster
         self._say = say
         self._chart = cluster.charts["canary"]
@@ -130,6 +142,9 @@ class Rollout:
                     await self._judge(worst)
                     return False
             await asyncio.sleep(TICK_S)
+        if self.told.reached[-1] == self._aborted_at:
+            await self._abort(BY_HAND, "kubectl argo rollouts abort")
+            return False
         return True
 
     # -- analysis -------------------------------------------------------------------------------
