@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -224,5 +225,6 @@ def test_the_search_finds_every_bug_of_the_zoo(
     bug: str, make_settings: Callable[..., Settings], made_ledger: None
 ) -> None:
     how = settings(searching(long=True), phases=[Phase.generate], database=None)
-    with released(bug), pytest.raises(Broken):
+    # Shown again, a failure may come out otherwise: what was stored before is there still.
+    with released(bug), pytest.raises((Broken, FlakyFailure)):
         run_state_machine_as_test(numbered(make_settings), settings=how)

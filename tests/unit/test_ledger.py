@@ -88,7 +88,9 @@ def test_the_largest_balance_of_int64_is_reached_and_never_passed() -> None:
 @pytest.mark.parametrize("kind", ["deposit", "withdrawal"])
 @pytest.mark.parametrize("amount", [None, 0, -1])
 def test_a_movement_without_a_positive_amount_is_a_bug(kind: Kind, amount: int | None) -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(
+        AssertionError, match=r"^a deposit or withdrawal carries an amount of at least 1$"
+    ):
         decide(account(), movement(kind, amount), balance_max_minor=1000, now_us=NOW_US)
 
 

@@ -94,10 +94,38 @@ def test_the_largest_amount_is_taken_and_one_minor_unit_more_is_not() -> None:
     assert refused.value.detail == "The largest amount taken is 10.00 USD."
 
 
-@pytest.mark.parametrize("digits", ["1e2", "-1e2", "1.5E-3"])
-def test_an_exponent_is_told_to_come_as_a_decimal_string(digits: str) -> None:
-    with pytest.raises(InvalidRequestError, match="Send it as a decimal string"):
+@pytest.mark.parametrize(
+    ("digits", "detail"),
+    [
+        ("1e2", 'The amount has an exponent. Send it as a decimal string, such as "12.34".'),
+        ("-1e2", 'The amount has an exponent. Send it as a decimal string, such as "12.34".'),
+        ("1.5E-3", 'The amount has an exponent. Send it as a decimal string, such as "12.34".'),
+        (
+            "-1",
+            "The amount has a sign. Send a positive amount; the route says which way it goes.",
+        ),
+        (
+            "1,5",
+            'The amount must be plain ASCII digits with at most one point, such as "12.34".',
+        ),
+        (
+            "1234567890123456",
+            "The amount has 16 digits before the point; at most 15 are taken.",
+        ),
+        (
+            "1.005",
+            (
+                "USD has 2 decimals here; the amount has a non-zero digit beyond them, and "
+                "Teller never rounds."
+            ),
+        ),
+        ("0.00", "The amount must be more than zero."),
+    ],
+)
+def test_a_refused_amount_is_told_why_in_these_words(digits: str, detail: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
         Currency("USD", 2).minor(digits)
+    assert refused.value.detail == detail
 
 
 @pytest.mark.parametrize(
@@ -126,10 +154,19 @@ def test_a_scale_that_is_given_wins() -> None:
     assert currency("BTC", 8) == Currency("BTC", 8)
 
 
+@pytest.mark.parametrize("scale", [0, 9])
+def test_the_ends_of_the_range_of_scales_are_in_it(scale: int) -> None:
+    assert currency("BTC", scale) == Currency("BTC", scale)
+
+
 @pytest.mark.parametrize("code", ["ABC", "XAU"])
 def test_a_currency_without_a_scale_is_refused_with_the_setting_to_set(code: str) -> None:
-    with pytest.raises(StartError, match="Set TELLER_CURRENCY_SCALE"):
+    with pytest.raises(StartError) as refused:
         currency(code)
+    assert str(refused.value) == (
+        f"TELLER_CURRENCY='{code}' has no minor unit in ISO 4217. Set TELLER_CURRENCY_SCALE "
+        "(0 to 9) beside it, or use a code such as USD."
+    )
 
 
 @pytest.mark.parametrize("scale", [-1, 10])
