@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.committer import TICK_S
 from service.errors import InternalError, OverloadedError, TooManyInFlightError, UnavailableError
 from tests.stores import GatedStore
 from tests.unit.test_committer import committer_of, deposit, recorded
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engines("sqlite", reason="the committer knows no engine")
 
+TICK_S = 0.02
 TOO_SLOW = (
     "The database is too slow to reach this. This attempt was not executed. Retry with the same "
     "key."
@@ -45,6 +45,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("service.committer.monotonic", clock)
+    monkeypatch.setattr("service.committer.TICK_S", TICK_S)
     return clock
 
 
@@ -55,7 +56,7 @@ async def store(teller: Teller) -> Store:
 
 async def ticks(count: int = 2) -> None:
     """Let the committer look at its queue that often at least."""
-    await asyncio.sleep(count * TICK_S + TICK_S / 2)
+    await asyncio.sleep(5 * count * TICK_S)
 
 
 def detail_of(answer: Decision | OperatingError) -> str:
