@@ -19,7 +19,8 @@ class Cut:
 
     Args:
         teller: whose writer it is.
-        verb: BEGIN, INSERT, UPDATE or COMMIT (PostgreSQL writes rows and heads with one WITH).
+        verb: BEGIN, INSERT, UPDATE or COMMIT; on PostgreSQL, which writes rows and heads with one
+            WITH, INSERT stands for that, and UPDATE for the SELECT of the heads' locks.
         after: whether that statement still reaches it.
     """
 
@@ -35,6 +36,7 @@ class Cut:
             true = writer._connection
             writer._connection = _Seeded(true, self._before_on_file, self._after_on_file)
         else:
+            self._verb = {"INSERT": "WITH", "UPDATE": "SELECT"}.get(verb, verb)
             self._connected = store._connected
             store._connected = self._cut_connection
 
