@@ -132,7 +132,7 @@ async def test_each_mode_encrypts_and_checks_what_it_says(
         named,
     ):
         with pytest.raises(ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
-            await connect(proxy, database_url, **refused)  # type: ignore[arg-type]
+            await connect(proxy, database_url, **refused)
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
