@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.errors import FlakyFailure
+from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -47,8 +47,11 @@ class Ledger(RuleBasedStateMachine):
 
     asked: Bundle[Request] = Bundle("asked")
 
-    def __init__(self, make_settings: Callable[..., Settings], number: int) -> None:
+    def __init__(
+        self, make_settings: Callable[..., Settings], number: int, found: list[Broken]
+    ) -> None:
         super().__init__()
+        self._found = found
         self._runner = asyncio.Runner()
         self._trial = Trial(make_settings, [f"alice-{number}", f"bob-{number}"])
         self._users = [*self._trial.users, f"nobody-{number}"]
@@ -58,8 +61,10 @@ class Ledger(RuleBasedStateMachine):
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         try:
             self._runner.run(work)
-        except BaseException:
+        except BaseException as error:
             self._failed = True
+            if isinstance(error, Broken):
+                self._found.append(error)
             raise
 
     def _at(self, where: int) -> int:
@@ -191,13 +196,21 @@ class Ledger(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self._runner.run(self._trial.abandon() if self._failed else self._trial.finish())
+            self._run(self._trial.abandon() if self._failed else self._trial.finish())
         finally:
             self._runner.close()
 
 
 @pytest.fixture
+def found() -> list[Broken]:
+    """What the machines find, also where Hypothesis cannot show it a second time."""
+    return []
+
+
+@pytest.fixture
 def machine(
+    *,
+    found: list[Broken],
     make_settings: Callable[..., Settings],
     engine_name: str,
     made_ledger: None,
@@ -211,10 +224,10 @@ def machine(
     def make() -> Ledger:
         number = next(numbers)
         if made is None:
-            return Ledger(make_settings, number)
+            return Ledger(make_settings, number, found)
         path = shutil.copyfile(made, tmp_path / f"ledger-{number}.db")
         url = f"sqlite+aiosqlite:///{path}"
-        return Ledger(partial(make_settings, database_url=url), number)
+        return Ledger(partial(make_settings, database_url=url), number, found)
 
     return cast("type[Ledger]", make)  # Hypothesis calls it, and no more
 
@@ -238,8 +251,11 @@ def test_every_answer_and_every_row_is_the_model_s(machine: type[Ledger], *, lon
 @pytest.mark.long  # the walk of tests/zoo finds the same bugs in seconds
 @pytest.mark.engines("sqlite", reason="the search is the same on both")
 @pytest.mark.parametrize("bug", ZOO)
-def test_the_search_finds_every_bug_of_the_zoo(machine: type[Ledger], bug: str) -> None:
+def test_the_search_finds_every_bug_of_the_zoo(
+    machine: type[Ledger], bug: str, found: list[Broken]
+) -> None:
     how = settings(searching(long=True), phases=[Phase.generate], database=None)
-    # What hangs on timing may not fail again when it is shown.
-    with released(bug), pytest.raises((Broken, FlakyFailure)):
+    # What hangs on timing may not fail again when it is to be shown.
+    with released(bug), pytest.raises((Broken, FlakyFailure, FlakyStrategyDefinition)):
         run_state_machine_as_test(machine, settings=how)
+    assert found
