@@ -63,6 +63,11 @@ console = Console(stderr=True)
     show_default=True,
     help="Of the large ledger, with ten movements each.",
 )
+@click.option(
+    "--ledgers",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the large ledgers here, and take them from here in the next run.",
+)
 @click.option("--soak", "soak_s", type=click.IntRange(1), default=120, show_default=True)
 @click.option(
     "--kills",
@@ -85,6 +90,7 @@ def main(
     rounds: int,
     seconds: int,
     accounts: int,
+    ledgers: Path | None,
     soak_s: int,
     kills: int,
     output: Path,
@@ -119,6 +125,7 @@ def main(
             seconds=seconds,
             connections=(1, 64) if quick else (1, 64, 256),
             accounts=accounts,
+            ledgers=ledgers,
             soak_s=soak_s,
             kills=kills,
             say=say,

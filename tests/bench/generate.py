@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 ACCOUNTS_A_TRANSACTION: Final = 10_000
 AHEAD: Final = 2
+DONE: Final = "whole"  # a file beside a ledger that is filled to the end
 EPOCH_US: Final = 1_767_312_245_000_000
 
 _ACCOUNT: Final = "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?)"
@@ -36,6 +37,7 @@ def fill(folder: Path, *, accounts: int, movements: int) -> None:
     prepare(folder, users=["seed"])
     command = [sys.executable, "-m", "tests.bench.generate", str(folder / "ledger.db")]
     subprocess.run([*command, str(accounts), str(movements)], check=True)
+    (folder / DONE).touch()
 
 
 def written(path: str, accounts: int, movements: int) -> None:

@@ -59,9 +59,14 @@ def _latency(axes: Axes, data: dict[str, Any]) -> None:
 
 
 def _ledger_size(axes: Axes, data: dict[str, Any]) -> None:
-    sides = data["per_s"]
-    axes.bar(list(sides), [statistics.median(values) for values in sides.values()], width=0.5)
-    axes.set(ylabel="deposits a second", xlabel="movements in the ledger")
+    names = list(reversed(data["per_s"]))  # the empty one first
+    medians = [statistics.median(data["per_s"][name]) for name in names]
+    spread = [
+        [middle - min(data["per_s"][name]) for name, middle in zip(names, medians, strict=True)],
+        [max(data["per_s"][name]) - middle for name, middle in zip(names, medians, strict=True)],
+    ]
+    axes.errorbar(names, medians, yerr=spread, fmt="o-", capsize=4)
+    axes.set(ylabel="deposits a second", xlabel="movements in the ledger", ylim=(0, None))
 
 
 def _goodput(axes: Axes, data: dict[str, Any]) -> None:

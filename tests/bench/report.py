@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tests.bench.targets import Found
 
+SIDES: Final = ("telemetry", "large-ledger")
 TITLES: Final = {one.name: one.title for one in ALL}
 
 
@@ -81,6 +82,23 @@ def contestants(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sides(results: dict[str, Any], bench: str) -> str:
+    """The sides of a bench that compares Teller with itself: speed and cost of each."""
+    data = results["benches"].get(bench, {}).get("data", {})
+    if "cpu_us" not in data:
+        return ""
+    last_per_s, last_us = (list(data[what].values())[-1] for what in ("per_s", "cpu_us"))
+    lines = [f"| {bench} | deposits/s | ÷ last | processor time | above last |", "|---" * 5 + "|"]
+    for name, per_s in data["per_s"].items():
+        cpu_us = statistics.median(data["cpu_us"][name])
+        ratios = [one / two for one, two in zip(per_s, last_per_s, strict=True)]
+        lines.append(
+            f"| {name} | {statistics.median(per_s):,.0f} | {statistics.median(ratios):.2f} | "
+            f"{cpu_us:.0f} µs | {cpu_us - statistics.median(last_us):+.0f} µs |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _speed(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
@@ -98,6 +116,7 @@ def write(folder: Path, results: dict[str, Any]) -> str:
     """Write results.json and results.md; returns the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    text = table(results) + "\n" + contestants(results)
+    parts = (table(results), contestants(results), *(sides(results, one) for one in SIDES))
+    text = "\n".join(part for part in parts if part)
     (folder / "results.md").write_text(text)
     return text

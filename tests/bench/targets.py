@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Plan:
         seconds: of each slice of load.
         connections: in flight, for the throughput of every contestant.
         accounts: of the large ledger, with ten movements each.
+        ledgers: a folder where large ledgers are kept for the next run; None to throw them away.
         soak_s: how long memory is watched.
         kills: of each contestant in its exactly-once trial.
         say: told of each step done.
@@ -76,6 +78,7 @@ class Plan:
     seconds: int
     connections: tuple[int, ...]
     accounts: int
+    ledgers: Path | None
     soak_s: int
     kills: int
     say: Callable[[str], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tests.bench.targets import Plan
 
 CONNECTIONS: Final = 64
+ROWS_AN_ACCOUNT: Final = 10
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,24 @@ class Side:
 
 
 def telemetry(plan: Plan) -> Found:
-    """P3: as in production, spans going to a collector."""
+    """P3: as in production, spans going to a collector; and each part of it alone."""
     with collector() as endpoint:
-        loud = replace(
-            TELLER,
-            env={
-                "TELLER_METRICS_PORT": "0",
+        parts: dict[str, dict[str, str]] = {
+            "a log line": {"TELLER_REQUEST_LOG": "true", "TELLER_LOG_LEVEL": "INFO"},
+            "metrics": {"TELLER_METRICS_PORT": "0"},
+            "1 % traces": {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
                 "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
                 "OTEL_TRACES_SAMPLER_ARG": "0.01",
             },
-        )
-        return compared("P3", plan, Side("on", loud), Side("off", TELLER))
+        }
+        every = {name: value for part in parts.values() for name, value in part.items()}
+        alone = [Side(f"{name} alone", _with(part)) for name, part in parts.items()]
+        return compared("P3", plan, Side("on", _with(every)), *alone, Side("off", TELLER))
+
+
+def _with(env: dict[str, str]) -> Contestant:
+    return replace(TELLER, env={**TELLER.env, **env})
 
 
 def hot_account(plan: Plan) -> Found:
@@ -65,33 +73,48 @@ def replays(plan: Plan) -> Found:
 
 
 def large_ledger(plan: Plan) -> Found:
-    """P6: ten movements in each of many accounts, all of them in use."""
+    """P6: ten movements in each of many accounts, all of them in use; smaller ones on the way."""
+    sizes = {max(wrk.ACCOUNTS, plan.accounts // part) for part in (1, 10, 100)}
     with tempfile.TemporaryDirectory(prefix="teller-bench-") as fresh:
-        folder = Path(fresh)
-        rows = 10 * plan.accounts
-        plan.say(f"filling a ledger with {plan.accounts:,} accounts and {rows:,} movements")
-        generate.fill(folder, accounts=plan.accounts, movements=rows)
-        large = Side(f"{rows:,} rows", TELLER, folder=folder, users=plan.accounts)
-        found = compared("P6", plan, large, Side("empty", TELLER))
-        found.data["rows"] = rows
-        return found
+        sides = []
+        for accounts in sorted(sizes, reverse=True):
+            folder = Path(fresh, str(accounts))
+            _fill(folder, accounts, plan)
+            rows = f"{ROWS_AN_ACCOUNT * accounts:,} rows"
+            sides.append(Side(rows, TELLER, folder=folder, users=accounts))
+        return compared("P6", plan, *sides, Side("empty", TELLER))
 
 
-def compared(target: str, plan: Plan, one: Side, two: Side) -> Found:
-    """The ratio of their throughputs, round by round, A B B A."""
+def _fill(folder: Path, accounts: int, plan: Plan) -> None:
+    """A ledger of that size in a folder of its own, copied from the kept ones where it is there."""
+    rows = ROWS_AN_ACCOUNT * accounts
+    made = plan.ledgers / str(accounts) if plan.ledgers else folder
+    if not (made / generate.DONE).exists():
+        plan.say(f"filling a ledger with {accounts:,} accounts and {rows:,} movements")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        generate.fill(made, accounts=accounts, movements=rows)
+    if made != folder:
+        shutil.copytree(made, folder)
+
+
+def compared(target: str, plan: Plan, *sides: Side) -> Found:
+    """The throughput of the first over that of the last, round by round, in turns A B B A."""
     servers, loads = split_cores()
-    rates: dict[str, list[float]] = {one.name: [], two.name: []}
+    rates: dict[str, list[float]] = {side.name: [] for side in sides}
+    cpu_us: dict[str, list[float]] = {side.name: [] for side in sides}
     with ExitStack() as stack:
         at_work = {
             side.name: stack.enter_context(
                 running(side.contestant, cores=servers, folder=side.folder)
             )
-            for side in (one, two)
+            for side in sides
         }
         for round_ in range(-1, plan.rounds):  # the first is the warm-up
-            for side in (one, two) if round_ % 2 else (two, one):
+            for side in sides if round_ % 2 else reversed(sides):
+                one = at_work[side.name]
                 load = {
-                    "url": at_work[side.name].url,
+                    "url": one.url,
                     "connections": CONNECTIONS,
                     "cores": loads,
                     "users": side.users,
@@ -101,15 +124,25 @@ def compared(target: str, plan: Plan, one: Side, two: Side) -> Found:
                 if side.replays:
                     first = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
                     load["keys"] = first.requests
+                before_s = one.cpu_s()
                 slice_ = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
                 if round_ >= 0:
                     rates[side.name].append(slice_.per_s)
+                    cpu_us[side.name].append((one.cpu_s() - before_s) * 1e6 / slice_.requests)
                     plan.say(f"{target} {side.name}: {slice_.per_s:,.0f}/s")
-    ratios = [a / b for a, b in zip(rates[one.name], rates[two.name], strict=True)]
-    note = ", ".join(f"{name} {statistics.median(all_):,.0f}/s" for name, all_ in rates.items())
+    first_, last = sides[0].name, sides[-1].name
+    ratios = [a / b for a, b in zip(rates[first_], rates[last], strict=True)]
+    note = ", ".join(
+        f"{name} {statistics.median(rates[name]):,.0f}/s and "
+        f"{statistics.median(cpu_us[name]):.0f} µs"
+        for name in (first_, last)
+    )
     return Found(
         [Measured(target, statistics.median(ratios), (min(ratios), max(ratios)), note)],
-        {"per_s": {name: rounded(all_) for name, all_ in rates.items()}},
+        {
+            "per_s": {name: rounded(all_) for name, all_ in rates.items()},
+            "cpu_us": {name: rounded(all_) for name, all_ in cpu_us.items()},
+        },
     )
 
 
