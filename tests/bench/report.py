@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.bench.targets import Found
 
 SIDES: Final = ("telemetry", "large-ledger")
+CONTESTANTS: Final = {one.name: one for one in ALL}
 TITLES: Final = {one.name: one.title for one in ALL}
 
 
@@ -112,11 +113,16 @@ def _syncs(one: dict[str, Any] | None) -> str:
     return f"{one['before'] / one['answers']:.1f}, {one['after'] / one['answers']:.1f}"
 
 
+def tables(results: dict[str, Any]) -> str:
+    """Every table there is something for."""
+    parts = (table(results), contestants(results), *(sides(results, one) for one in SIDES))
+    return "\n".join(part for part in parts if part)
+
+
 def write(folder: Path, results: dict[str, Any]) -> str:
     """Write results.json and results.md; returns the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    parts = (table(results), contestants(results), *(sides(results, one) for one in SIDES))
-    text = "\n".join(part for part in parts if part)
+    text = tables(results)
     (folder / "results.md").write_text(text)
     return text
