@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-SIZE_INCHES: Final = (7, 4)
+SIZE_INCHES: Final = (9, 4)
+BESIDE: Final = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "fontsize": "small"}
 
 
 def draw(folder: Path, results: dict[str, Any]) -> None:
@@ -45,7 +46,7 @@ def _throughput(axes: Axes, data: dict[str, Any]) -> None:
         many = [str(row["connections"]) for row in rows]
         axes.plot(many, [statistics.median(row["per_s"]) for row in rows], "o-", label=TITLES[name])
     axes.set(xlabel="connections", ylabel="deposits a second", yscale="log")
-    axes.legend()
+    axes.legend(**BESIDE)
 
 
 def _latency(axes: Axes, data: dict[str, Any]) -> None:
@@ -55,7 +56,7 @@ def _latency(axes: Axes, data: dict[str, Any]) -> None:
             percentiles = row["percentiles_ms"]
             axes.plot(list(percentiles), list(percentiles.values()), "o-", label=TITLES[name])
     axes.set(xlabel="percentile, at 64 connections", ylabel="milliseconds", yscale="log")
-    axes.legend()
+    axes.legend(**BESIDE)
 
 
 def _ledger_size(axes: Axes, data: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ def _goodput(axes: Axes, data: dict[str, Any]) -> None:
     axes.plot(rates, rates, "--", label="all that is offered")
     best = max(one["goodput_per_s"] for one in offers)
     axes.set(xlabel="offered a second", ylabel="applied a second", ylim=(0, 1.3 * best))
-    axes.legend()
+    axes.legend(**BESIDE)
 
 
 def _by_contestant(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -64,10 +64,11 @@ def whole(results: dict[str, Any]) -> str:
         facts = bench["machine"]
         run = (
             f"{facts['rounds']} rounds of {facts['seconds']} s, {facts['cores']} cores, "
-            f"{facts['system']}, Python {facts['python']}, SQLite {facts['sqlite']}"
+            f"{facts['system']}, Python {facts['python']}, SQLite {facts['sqlite']}, load "
+            f"average {facts['load_average_1m']:g} at the end"
         )
         runs.setdefault(run, []).append(name)
-    said = "\n".join(f"{', '.join(names)}: {run}.  " for run, names in runs.items())
+    said = "\n".join(f"- {', '.join(names)}: {run}." for run, names in runs.items())
     return f"{said}\n\n{report.tables(results)}"
 
 

@@ -67,7 +67,7 @@ def contestants(results: dict[str, Any]) -> str:
     by_place = {(row["contestant"], row["connections"]): row for row in rows}
     if not rows and not trials and not syncs:
         return ""
-    heads = [f"{one} connections" for one in many]
+    heads = [f"{one} connection{'s' * (one > 1)}" for one in many]
     heads += ["syncs an answer: before, after", "exactly-once violations"]
     lines = ["| contestant | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, title in TITLES.items():
