@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 
 # After the drain limit the answers still owed are given up; the disk gets this long to close.
 CLOSE_GRACE_S: Final = 3
+# A connection whose client has taken nothing of what it was sent for so long is cut.
+UNREAD_TIMEOUT_MS: Final = 30_000
 # The share of the drain limit after which requests that cannot be finished are answered.
 ANSWERED_BY: Final = 0.9
 
@@ -203,12 +205,17 @@ async def _serve(settings: Settings, *, with_seed: bool) -> int:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise StartError(
             f"Cannot listen on {host} port {port}: {error.strerror}. "
             "Choose another with --host and --port (TELLER_HOST, TELLER_PORT)."
         ) from error
+    if sys.platform == "linux":
+        # uvicorn waits without a limit for a client that reads nothing; the kernel need not.
+        # Every connection inherits it (tcp(7)).
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+    return listener
 
 
 def _address(listener: socket.socket) -> str:

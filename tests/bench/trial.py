@@ -20,7 +20,7 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench import process
 from tests.bench.audit import WrongLedgerError
@@ -81,8 +81,13 @@ class Service:
 
     def movements(self) -> dict[tuple[str, str], tuple[int, int]]:
         """How many movements each user's key has, and their sum in minor units; at rest."""
-        rows = self._contestant.ask(self._folder, self._ground.env, _ROWS)
-        return {(user, key): (int(many), int(minor)) for user, key, many, minor in rows}
+        return {
+            (user, key): (int(many), int(minor)) for user, key, many, minor in self.asked(_ROWS)
+        }
+
+    def asked(self, sql: str) -> list[tuple[Any, ...]]:
+        """What its ledger answers; at rest."""
+        return self._contestant.ask(self._folder, self._ground.env, sql)
 
 
 def tried(contestant: Contestant, *, kills: int, keys: int, seed: int = 0) -> Trial:

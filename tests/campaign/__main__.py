@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests import postgres_server
 from tests.bench import machine
-from tests.campaign import scenarios
+from tests.campaign import controls, peers, scenarios
 from tests.campaign.report import Report, repeat
 from tests.campaign.trial import ENGINES, Trial
 from tests.postgres_server import PostgresServer
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 SECONDS: Final = 10.0
+CONTROL_SECONDS: Final = 3.0
+OTHERS: Final = ("controls", "peers")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument(
-    "names", metavar="[SCENARIO]...", type=click.Choice(list(scenarios.BY_NAME)), nargs=-1
+    "names", metavar="[NAME]...", type=click.Choice([*scenarios.BY_NAME, *OTHERS]), nargs=-1
 )
 @click.option(
     "--minutes", type=click.FloatRange(0), help="Go on for so long; once round unless given."
@@ -61,14 +64,18 @@ def main(
 ) -> None:
     """Load ledgers while everything fails, and hold each against its clients' own logs.
 
-    All scenarios unless some are named. Exit status: 0 nothing broke, 3 something did.
+    NAME is a scenario, "controls" (seeded bugs that must be caught) or "peers" (the benchmark's
+    contestants, whose violations are counted and not judged). All unless some are named.
+    A seed repeats the schedule of a trial; what the threads make of it differs a little.
+    Exit status: 0 nothing broke and every control was caught, 3 otherwise.
     """
     if lacking := machine.missing(("strace",)):
         console.print(lacking[0])
         sys.exit(2)
     for name in [name for name in os.environ if name.startswith("TELLER_")]:
         del os.environ[name]
-    chosen = [scenarios.BY_NAME[name] for name in names] or list(scenarios.ALL)
+    names = names or (*OTHERS, *scenarios.BY_NAME)
+    chosen = [scenarios.BY_NAME[name] for name in names if name not in OTHERS]
     engines = ENGINES if engine == "both" else (engine,)
     first = seed if seed is not None else random.SystemRandom().randrange(10**6)
     with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +85,13 @@ def main(
         say = stack.enter_context(_progress(minutes))
         began_s = time.monotonic()
         end_s = None if minutes is None else began_s + minutes * 60
+        if "controls" in names:
+            rows, missed = asyncio.run(controls.hunt(min(seconds, CONTROL_SECONDS), first, say))
+            report.tables["controls"], report.violations = rows, missed
+        if "peers" in names and find_spec("idemkit") is None:
+            report.skipped["peers"] = "uv run --group bench python -m tests.campaign peers"
+        elif "peers" in names:
+            report.tables["peers"] = peers.tried(seconds, first, say)
         for scenario, on, number in _plan(chosen, engines, first):
             if (number > first) if end_s is None else (time.monotonic() >= end_s):
                 break
@@ -97,7 +111,7 @@ def _plan(
 ) -> Iterator[tuple[Scenario, str, int]]:
     """Each scenario on each of its engines, again and again, the seed one higher each time."""
     seed = first
-    while True:
+    while chosen:
         for scenario in chosen:
             for engine in engines:
                 if engine in scenario.engines:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
     from service.history import Event
 
+CLIENTS: Final = 12  # of a ledger at once
 ANSWER_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2.0
 RETRIES_MAX: Final = 3
 RETRY_AFTER_S: Final = (0.01, 0.3)
 THINKING_S: Final = 0.012
 SETTLING_TIMEOUT_S: Final = 60.0
+HUNTING_TIMEOUT_S: Final = 10.0
 SETTLING_AT_ONCE: Final = 16
 ASKED_AGAIN_MAX: Final = 300
 USERS: Final = ("u0", "u1", "u2", "u3", "u4")
@@ -33,6 +35,8 @@ SHED: Final = frozenset({429, 503})
 PATHS: Final = {"deposit": "/deposit", "withdrawal": "/withdraw", "burn": "/operation"}
 NO_ANSWER: Final = Reply(0, {}, b"")
 KEPT_MAX: Final = 50
+LONG: Final = "0123456789abcdef" * 4  # of a key whose end alone tells it from others
+PAGES: Final = 3
 
 
 class Operation(NamedTuple):
@@ -87,6 +91,8 @@ class Crowd:
     def __init__(self, urls: Sequence[str], rng: Random, *, users: Sequence[str] = USERS) -> None:
         self.urls = list(urls)
         self.log: list[Event] = []
+        self.settling_timeout_s = SETTLING_TIMEOUT_S
+        self.hunting = False  # for a seeded bug: the first sign is enough
         self.broken: list[str] = []
         self.statuses: Counter[int] = Counter()
         self.latencies_ms: list[float] = []
@@ -94,9 +100,9 @@ class Crowd:
         self.unsettled: set[tuple[str, str]] = set()
         self.ever_unknown: set[tuple[str, str]] = set()
         self.users = [*users, WHALE]
-        self._rng = rng
+        self.rng = rng
         self._numbers: Counter[str] = Counter()
-        self._settled: list[tuple[str, str]] = []
+        self.settled: list[tuple[str, str]] = []
         self._receipts: dict[tuple[str, str], bytes] = {}
         self._first: set[tuple[str, str]] = set()
         self._seen: dict[str, int] = {}
@@ -118,19 +124,19 @@ class Crowd:
     async def _client(self, until: asyncio.Event) -> None:
         lines = Line(), Line()
         while not until.is_set():
-            await asyncio.sleep(self._rng.random() * THINKING_S)
-            await self._turn(lines, until)
+            await asyncio.sleep(self.rng.random() * THINKING_S)
+            await self.turn(lines, until)
         for line in lines:
             await line.close()
 
-    async def _turn(self, lines: tuple[Line, Line], until: asyncio.Event) -> None:
+    async def turn(self, lines: tuple[Line, Line], until: asyncio.Event) -> None:
         """One thing that a client does: mostly a new operation, carried through its retries."""
         line, other = lines
-        chance = self._rng.random()
-        if chance < 0.70 or not self._settled:
-            await self._carry(line, self.new_operation(), until)
+        chance = self.rng.random()
+        if chance < 0.70 or not self.settled:
+            await self.carry(line, self.new_operation(), until)
         elif chance < 0.78:  # an answer of long ago, asked for again
-            await self.send(line, self.operations[self._rng.choice(self._settled)])
+            await self.send(line, self.operations[self.rng.choice(self.settled)])
         elif chance < 0.82:  # two devices of one user send the same at once
             operation = self.new_operation()
             await asyncio.gather(self.send(line, operation), self.send(other, operation))
@@ -139,24 +145,27 @@ class Crowd:
             burn = operation._replace(kind="burn", amount=None, reference=None)
             await asyncio.gather(self.send(line, operation), self.send(other, burn))
         elif chance < 0.89:  # a bug in an app: the key of something else
-            known = self.operations[self._rng.choice(self._settled)]
-            amount = f"{self._rng.randint(1_000_000, 2_000_000) / 100:.2f}"
-            await self.send(line, known._replace(kind="deposit", amount=amount), odd=True)
-        elif chance < 0.95:
+            await self.send(line, self._otherwise(self.rng.choice(self.settled)), odd=True)
+        elif chance < 0.91:  # never carried out, so its key is of no operation
+            wrong = Operation(self.rng.choice(self.users), *self._foreign())
+            await self.send(line, wrong, more=',"currency":"EUR"', odd=True)
+        elif chance < 0.94:
             await self._read_balance(line)
-        else:
+        elif chance < 0.97:
             await self._read_operation(line)
+        else:
+            await self._read_pages(line)
 
-    async def _carry(self, line: Line, operation: Operation, until: asyncio.Event) -> None:
+    async def carry(self, line: Line, operation: Operation, until: asyncio.Event) -> None:
         for _ in range(1 + RETRIES_MAX):
             event = await self.send(line, operation)
             if event.what != "unknown" or until.is_set():
                 return
-            await asyncio.sleep(self._rng.uniform(*RETRY_AFTER_S))
+            await asyncio.sleep(self.rng.uniform(*RETRY_AFTER_S))
 
     def new_operation(self, user: str | None = None) -> Operation:
         """A deposit or a withdrawal under a new key; other users have the same keys."""
-        rng = self._rng
+        rng = self.rng
         user = user or rng.choice(self.users)
         kind = "deposit" if rng.random() < 0.66 else "withdrawal"
         minor = rng.randint(1, 999 if kind == "deposit" else 2_500)
@@ -168,9 +177,21 @@ class Crowd:
         self._note(operation)
         return operation
 
+    def _otherwise(self, place: tuple[str, str]) -> Operation:
+        known = self.operations[place]
+        if known.kind == "deposit" and self.rng.random() < 0.4:
+            return known._replace(reference="another")
+        amount = f"{self.rng.randint(10_000, 20_000)}.{self.rng.randint(10, 99)}"
+        return known._replace(kind="deposit", amount=amount)
+
+    def _foreign(self) -> tuple[str, str, str, None]:
+        self._numbers["EUR"] += 1
+        return f"eur{self._numbers['EUR']}", "deposit", "3.50", None
+
     def _key(self, user: str) -> str:
         self._numbers[user] += 1
-        return f"k{self._numbers[user]}"
+        number = self._numbers[user]
+        return f"k{number}" if number % 5 else f"{LONG}{number}"
 
     def _note(self, operation: Operation) -> None:
         self.operations[operation.user, operation.key] = operation
@@ -179,14 +200,20 @@ class Crowd:
     # -- one request ------------------------------------------------------------------------
 
     async def send(
-        self, line: Line, operation: Operation, *, url: str | None = None, odd: bool = False
+        self,
+        line: Line,
+        operation: Operation,
+        *,
+        url: str | None = None,
+        more: str = "",
+        odd: bool = False,
     ) -> Event:
-        """Send once and log both ends; ``odd``: it is not what the key stands for."""
-        self._log(invocation(operation))
-        path, body = PATHS[operation.kind], self._body(operation)
+        """Send once and log both ends; ``odd``: it must never be carried out."""
+        self.log.append(invocation(operation))
+        path, body = PATHS[operation.kind], self.body(operation, more)
         method = "DELETE" if operation.kind == "burn" else "POST"
         began_s = time.monotonic()
-        to = url or self._rng.choice(self.urls)
+        to = url or self.rng.choice(self.urls)
         reply = await line.request(to, method, path, body, fields_of(operation))
         event = self.took(operation, reply, odd=odd)
         if event.what == "ok":
@@ -198,33 +225,29 @@ class Crowd:
         user, key = place = (operation.user, operation.key)
         status = reply.status or None
         event = history.answered(time.monotonic(), user, key, status, reply.body)
-        self._log(event)
+        self.log.append(event)
         self.statuses[reply.status] += 1
         self._check(operation, reply, event, odd=odd)
         if event.what in {"ok", "refused"}:
             self._seen[user] = max(self._seen.get(user, 0), event.body["transaction"])
             if place in self.unsettled:
                 self.unsettled.discard(place)
-                self._settled.append(place)
-        elif event.what == "unknown":
+                self.settled.append(place)
+        elif event.what == "unknown" and place in self.operations:
             self.ever_unknown.add(place)
         return event
 
-    def _log(self, event: Event) -> None:
-        self.log.append(event)
-
-    def _body(self, operation: Operation) -> bytes:
+    def body(self, operation: Operation, more: str = "") -> bytes:
         """The same request is not always the same bytes."""
         if operation.kind == "burn":
             return b""
         amount = operation.amount or ""
-        chance = self._rng.random()
+        chance = self.rng.random()
         if chance < 0.2:
             amount = amount.rstrip("0").rstrip(".")
         said = f'"{amount}"' if chance < 0.9 else amount
-        more = (
-            "" if operation.reference is None else f',"reference":{json.dumps(operation.reference)}'
-        )
+        if operation.reference is not None:
+            more += f',"reference":{json.dumps(operation.reference)}'
         return f'{{"amount": {said}{more}}}'.encode()
 
     def _check(self, operation: Operation, reply: Reply, event: Event, *, odd: bool) -> None:
@@ -240,7 +263,7 @@ class Crowd:
             return
         told = event.body
         if odd:
-            self.accuse(f"{place} was answered 201 to another amount than its own")
+            self.accuse(f"{place} was answered 201 to what must never be carried out")
         elif (
             told.get("type") != operation.kind
             or Decimal(str(told.get("amount"))) != Decimal(operation.amount or 0)
@@ -258,35 +281,54 @@ class Crowd:
     # -- reading ----------------------------------------------------------------------------
 
     async def _read_balance(self, line: Line) -> None:
-        user = self._rng.choice(self.users)
+        user = self.rng.choice(self.users)
         seen = self._seen.get(user, 0)
-        url = self._rng.choice(self.urls)
+        url = self.rng.choice(self.urls)
         reply = await line.request(url, "GET", "/balance", b"", {"user_id": user})
         if reply.status == 200 and reply.json()["transaction"] < seen:
             self.accuse(f"{user} was told of transaction {seen}, then read {reply.body!r}")
 
     async def _read_operation(self, line: Line) -> None:
-        user, key = place = self._rng.choice(self._settled)
+        user, key = place = self.rng.choice(self.settled)
         fields = {"user_id": user, "Idempotency-Key": quoted(key)}
-        url = self._rng.choice(self.urls)
+        url = self.rng.choice(self.urls)
         reply = await line.request(url, "GET", "/operation", b"", fields)
         if reply.status == 404:
             self.accuse(f"{place} was answered, then GET /operation knew nothing of it")
         elif reply.status == 200 and self._receipts.get(place, reply.body) != reply.body:
             self.accuse(f"{place} has the receipt {self._receipts[place]!r}, not {reply.body!r}")
 
+    async def _read_pages(self, line: Line) -> None:
+        user, path = self.rng.choice(self.users), "/transactions?limit=7"
+        url = self.rng.choice(self.urls)
+        numbers: list[int] = []
+        for _ in range(PAGES):
+            reply = await line.request(url, "GET", path, b"", {"user_id": user})
+            if reply.status != 200:
+                return
+            page = reply.json()
+            numbers += [one["transaction"] for one in page["transactions"]]
+            if page["next"] is None:
+                break
+            path = f"/transactions?limit=7&cursor={page['next']}"
+        if numbers and numbers != [*range(numbers[0], numbers[0] - len(numbers), -1)]:
+            self.accuse(f"{user}'s pages have the transactions {numbers}")
+
     # -- the end ----------------------------------------------------------------------------
 
     async def settle(self, *, url: str | None = None) -> None:
         """Send every key without an answer until it has one, then some others once more."""
-        deadline_s = time.monotonic() + SETTLING_TIMEOUT_S
+        if self.hunting and self.broken:
+            return
+        timeout_s = HUNTING_TIMEOUT_S if self.hunting else self.settling_timeout_s
+        deadline_s = time.monotonic() + timeout_s
         while self.unsettled and time.monotonic() < deadline_s:
             await self._send_each(sorted(self.unsettled), url=url)
             if self.unsettled:
                 await asyncio.sleep(0.05)
         for place in sorted(self.unsettled)[:3]:
-            self.accuse(f"{place} did not settle within {SETTLING_TIMEOUT_S:.0f} s of retries")
-        chosen = self._rng.sample(self._settled, min(ASKED_AGAIN_MAX, len(self._settled)))
+            self.accuse(f"{place} did not settle within {timeout_s:.0f} s of retries")
+        chosen = self.rng.sample(self.settled, min(ASKED_AGAIN_MAX, len(self.settled)))
         await self._send_each(chosen, url=url)
 
     async def _send_each(self, places: Iterable[tuple[str, str]], *, url: str | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tests.campaign import faults
+from tests.campaign.abuse import ABUSE, GREEDY, OVERLOAD
+from tests.campaign.power import POWER
 from tests.campaign.trial import Scenario
 
 ALL: Final = (
@@ -23,13 +25,17 @@ ALL: Final = (
     ),
     Scenario(
         "calls",
-        "SIGKILL and errors at system calls, a slow disk",
-        faults=(
-            *(faults.kill_at_call, faults.kill_at_call, faults.error_at_sync),
-            *(faults.error_at_write, faults.slow_disk),
-        ),
+        "SIGKILL at any system call of a batch",
+        faults=(faults.kill_at_call,),
         engines=("sqlite",),
     ),
+    Scenario(
+        "errors",
+        "EIO at fsync, EIO and ENOSPC at writes, a slow disk",
+        faults=(faults.error_at_sync, faults.error_at_write, faults.slow_disk),
+        engines=("sqlite",),
+    ),
+    POWER,
     Scenario(
         "disk",
         "a full disk, and one that empties",
@@ -43,6 +49,9 @@ ALL: Final = (
         faults=(faults.no_descriptors, faults.no_memory),
         misdeeds=0.1,
     ),
+    ABUSE,
+    OVERLOAD,
+    GREEDY,
     Scenario(
         "clock",
         "a wall clock that jumps",

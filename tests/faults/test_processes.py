@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 from itertools import count
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from service.sqlite import file_of
-from tests.clients import Wire
+from tests.clients import Wire, request
 from tests.conftest import headers
 from tests.faults.locks import assert_no_guard_is_held, assert_no_lock_is_held
 from tests.processes import serving, started
@@ -30,6 +32,9 @@ UNFIXED = (
     "import sys; sys.modules['pysqlite3'] = None; import service.sqlite as s; "
     "s.wal_reset_fixed = lambda version: False; from service.cli import main; main()"
 )
+
+# `teller` whose patience with clients that read nothing is short.
+IMPATIENT = "import service.cli as c; c.UNREAD_TIMEOUT_MS = 500; c.main()"
 
 
 class Clients:
@@ -152,3 +157,26 @@ def test_with_an_unfixed_library_the_second_process_refuses_and_says_why(
     with serving(database_url), started(database_url, command=command) as second:
         assert second.wait() == 1
         assert "the WAL-reset bug, fixed in 3.51.3" in second.output()
+
+
+@pytest.mark.engines("sqlite", reason="the connection is the client's, whatever the engine")
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
+async def test_a_client_that_reads_none_of_its_answers_is_cut_off(database_url: str) -> None:
+    command = (sys.executable, "-c", IMPATIENT)
+    with serving(database_url, env=OPEN, command=command) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        service = psutil.Process(server.process.pid)
+        mine = client.getsockname()[1]
+
+        def connected() -> bool:
+            return any(one.raddr and one.raddr.port == mine for one in service.net_connections())
+
+        async with asyncio.timeout(60):
+            while not connected():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            # Its answers are many times what the kernel keeps for a client that reads nothing.
+            client.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: teller\r\n\r\n" * 400)
+            while connected():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        assert (await request(server.url, "GET", "/livez")).status == 200
