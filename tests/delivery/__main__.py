@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 import tempfile
 import time
@@ -15,7 +16,6 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.chart import helm
 from tests.delivery import backup, expand, identity, plots, releases, report, retries
 from tests.delivery.found import Found, Place, UnexpectedError
 
@@ -33,12 +33,16 @@ SCENARIOS: Final[dict[str, Callable[[Place], Coroutine[Any, Any, Found]]]] = {
 # Those that every change must pass.
 QUICK: Final = ("good", "errors", "compares-otherwise", "retries", "identity", "backup")
 HERE: Final = Path(__file__).parent
+README: Final = HERE.parents[1] / "chart" / "README.md"
 
 console = Console(stderr=True)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", metavar="[SCENARIO]...", type=click.Choice(list(SCENARIOS)), nargs=-1)
+@click.option(
+    "--publish", is_flag=True, help="Write into tests/delivery/results and the chart's README."
+)
 @click.option("--quick", is_flag=True, help=f"Only {', '.join(QUICK)}.")
 @click.option(
     "--output",
@@ -47,11 +51,12 @@ console = Console(stderr=True)
     show_default=True,
     help="Where the results go; scenarios not run keep what is there.",
 )
-def main(*, names: tuple[str, ...], quick: bool, output: Path) -> None:
+def main(*, names: tuple[str, ...], quick: bool, publish: bool, output: Path) -> None:
     """Release Teller as the chart would, with real parts; all scenarios unless some are named.
 
     Exit status: 0 each ended as it must, 1 one did not, 2 a part is missing.
     """
+    output = HERE / "results" if publish else output
     chosen = names or (QUICK if quick else tuple(SCENARIOS))
     found: dict[str, Found] = {}
     with Progress(
@@ -76,10 +81,12 @@ def main(*, names: tuple[str, ...], quick: bool, output: Path) -> None:
                 console.print(str(lacking), highlight=False)
                 sys.exit(2)
             progress.advance(task)
-    facts = {"chart": helm.CHART.name, "at": time.strftime("%Y-%m-%d")}
+    facts = {"date": time.strftime("%Y-%m-%d"), "processors": os.cpu_count()}
     results = report.merged(output / "results.json", facts, found)
     click.echo(report.write(output, results, list(SCENARIOS)))
     plots.draw(output, results)
+    if publish:
+        README.write_text(report.into(README.read_text(), results, list(SCENARIOS)))
     wrong = [name for name, one in found.items() if one.problem]
     # One line that says how many scenarios were run.
     click.echo(f"{len(found) - len(wrong)} passed, {len(wrong)} failed")

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE_INCHES: Final = (10, 7)
-SHOWN: Final = (("good", "A good release"), ("errors", "A release that answers 500"))
+SHOWN: Final = {"good": "A good release", "errors": "A release that answers 500"}
 _COLOURS: Final = {"stable": "tab:blue", "canary": "tab:orange"}
 
 
 def draw(folder: Path, results: dict[str, Any]) -> None:
     """A column for each release that is shown, if all of them were run."""
     scenarios = results["scenarios"]
-    if any(name not in scenarios or not scenarios[name]["data"] for name, _ in SHOWN):
+    if any(name not in scenarios or not scenarios[name]["data"] for name in SHOWN):
         return
     # The same data gives the same bytes.
     mpl.rcParams["svg.hashsalt"] = "teller"
     mpl.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     grid = figure.subplots(3, len(SHOWN), sharex="col", sharey="row", squeeze=False)
-    for column, (name, title) in enumerate(SHOWN):
+    for column, (name, title) in enumerate(SHOWN.items()):
         data = scenarios[name]["data"]
         above, middle, below = (grid[row][column] for row in range(3))
         above.set_title(title)

@@ -96,6 +96,8 @@ def _caught(told: Told) -> str:
 
 
 def _judge(found: Found, told: Told, expected: Expected) -> None:
+    if told.why:
+        found.seen.append(f"{told.caught_by}: {told.why}")
     try:
         found.expect("the release ended", told.ended, expected.ended)
         # A measurement may come just after the weight has risen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -96,4 +97,6 @@ def chart(
     }
     arguments = [f"--set={name}={value}" for name, value in settings.items()]
     # A literal: helm would read the braces and commas of JSON as its own.
-    return Chart(helm.rendered(VARIANT, *arguments, f"--set-literal=auth.jwt.jwks={jwks}"))
+    objects = helm.rendered(VARIANT, *arguments, f"--set-literal=auth.jwt.jwks={jwks}")
+    # A controller writes into them; the render is kept for whoever asks for the same.
+    return Chart(copy.deepcopy(objects))

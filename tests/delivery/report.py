@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.delivery import plots
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -40,7 +42,10 @@ def merged(path: Path, facts: dict[str, Any], found: dict[str, Found]) -> dict[s
     """This run's scenarios laid over those already in the file."""
     results = json.loads(path.read_text()) if path.exists() else {"scenarios": {}}
     for name, one in found.items():
-        results["scenarios"][name] = {"machine": facts, **asdict(one)}
+        said = asdict(one)
+        if name not in plots.SHOWN:
+            said["data"].pop("series", None)
+        results["scenarios"][name] = {**facts, **said}
     return results
 
 
@@ -59,6 +64,13 @@ def table(results: dict[str, Any], order: list[str]) -> str:
         cells = [name, one["steps"], *figures, caught or one["caught_by"]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def into(readme: str, results: dict[str, Any], order: list[str]) -> str:
+    """The document with the table of these results between its marks."""
+    head, begin, rest = readme.partition("<!-- delivery: begin -->\n")
+    _, end, tail = rest.partition("<!-- delivery: end -->")
+    return f"{head}{begin}\n{table(results, order)}\n{end}{tail}"
 
 
 def write(folder: Path, results: dict[str, Any], order: list[str]) -> str:

@@ -2,7 +2,8 @@
 
 A pod of the new release; the smoke Job; weight after weight with its pause, while the analysis runs
 in the background from its starting step on; at the end the Services change over and the old pod
-goes. A metric that fails aborts: all weight goes back to stable at once.
+goes. A metric that fails aborts: all weight goes back to stable at once. The delays after which old
+or aborted pods are scaled down are not waited for.
 """
 
 from __future__ import annotations
