@@ -152,6 +152,7 @@ class Restored:
         kept = [event for event in before.events if (event.user_id, event.key) not in self.lost]
         later.events = [*kept, *later.events]
         seen = await verdict.of(self._url, later, self._folder, self._teller)
+        found.seen.append(str(seen))
         found.requests = before.seen.total() + later.seen.total()
         found.resent = before.resent + later.resent
         found.replays = before.replays + later.replays

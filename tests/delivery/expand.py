@@ -52,6 +52,7 @@ async def expand(place: Place) -> Found:
         stop.set()
         await load
         seen = await verdict.of(cluster.url, clients, place.folder, cluster.teller)
+        found.seen.append(str(seen))
     found.requests, found.resent = clients.seen.total(), clients.resent
     found.replays, found.violations = clients.replays, seen.violations
     found.expect("statuses", set(clients.seen) <= {200, 201, 402}, wanted=True)

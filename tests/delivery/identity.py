@@ -15,7 +15,7 @@ import httpx
 
 from tests.chart.manifests import of_kind
 from tests.delivery import cluster as clusters
-from tests.delivery import envoy, saboteur
+from tests.delivery import envoy, saboteur, verdict
 from tests.delivery.found import Found
 from tests.delivery.issuer import Issuer
 from tests.delivery.pods import Network
@@ -124,6 +124,14 @@ async def identity(place: Place) -> Found:
                 await _open(found, way)
             await _metrics(found, cluster)
             await _helm_test(found, cluster)
+            # Nobody's money but the smoke test's own moved, and that nets to zero.
+            seen = await verdict.of(cluster.url, cluster.clients(), place.folder, cluster.teller)
+            found.seen.append(str(seen))
+            found.violations = seen.violations
+            found.expect(
+                "rows, and the sum of all balances", (seen.rows, seen.balances_minor), (3, 0)
+            )
+            found.expect("violations", seen.violations, 0)
     return found
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE_INCHES: Final = (10, 7)
+WINDOW_S: Final = 4
 SHOWN: Final = {"good": "A good release", "errors": "A release that answers 500"}
 _COLOURS: Final = {"stable": "tab:blue", "canary": "tab:orange"}
 
@@ -34,7 +35,7 @@ def draw(folder: Path, results: dict[str, Any]) -> None:
         _weights(above, data)
         _rates(middle, data["series"]["requests"], "requests a second")
         _rates(below, data["series"]["errors"], "5xx a second")
-        failed = data["series"]["clients_failed"]
+        failed = _mean(data["series"]["clients_failed"])
         below.plot(range(len(failed)), failed, ":", color="black", label="seen by clients")
         below.legend()
         below.set_xlabel("seconds")
@@ -46,8 +47,18 @@ def draw(folder: Path, results: dict[str, Any]) -> None:
                 at_s = data["series"]["weights"][-1][0]
                 axes.axvline(at_s, color="tab:red", linestyle="--", linewidth=1)
         if caught:
-            above.annotate(f"aborted by {caught} ", (at_s, 80), color="tab:red", ha="right")
+            above.annotate(f"aborted by {caught}  ", (at_s, 60), color="tab:red", ha="right")
+    for row in grid[1:]:
+        row[0].set_ylim(bottom=0)  # of the whole row, now that all of it is drawn
     figure.savefig(folder / "releases.svg", metadata={"Date": None})
+
+
+def _mean(per_second: list[int]) -> list[float]:
+    """Over the seconds that Prometheus' rates are taken over."""
+    return [
+        sum(per_second[max(0, second - WINDOW_S + 1) : second + 1]) / WINDOW_S
+        for second in range(len(per_second))
+    ]
 
 
 def _weights(axes: Axes, data: dict[str, Any]) -> None:
@@ -66,5 +77,4 @@ def _rates(axes: Axes, series: dict[str, list[list[float]]], label: str) -> None
         points = series.get(name, [])
         axes.plot([at_s for at_s, _ in points], [it for _, it in points], color=colour, label=name)
     axes.set(ylabel=label)
-    axes.set_ylim(bottom=0)
     axes.legend()

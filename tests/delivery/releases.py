@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tests.delivery import cluster as clusters
 from tests.delivery import verdict
 from tests.delivery.found import Found, UnexpectedError
+from tests.delivery.plots import WINDOW_S
 from tests.delivery.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ async def release(build: str, place: Place) -> Found:
             "series": series,
         },
     )
+    found.seen.append(str(seen))
     _judge(found, told, EXPECTED[build])
     return found
 
@@ -98,6 +100,10 @@ def _caught(told: Told) -> str:
 def _judge(found: Found, told: Told, expected: Expected) -> None:
     if told.why:
         found.seen.append(f"{told.caught_by}: {told.why}")
+    found.seen.append(f"requests to the canary, the smoke Job's too: {told.canary_requests}")
+    for name, phases in told.measurements.items():
+        many = ", ".join(f"{number} {phase.lower()}" for phase, number in sorted(phases.items()))
+        found.seen.append(f"{name}: {many}")
     try:
         found.expect("the release ended", told.ended, expected.ended)
         # A measurement may come just after the weight has risen.
@@ -116,7 +122,7 @@ def _series(cluster: Cluster, start_s: float, end_s: float) -> dict[str, Any]:
     names = {chart.pod_hash: name for name, chart in cluster.charts.items()}
     found: dict[str, Any] = {}
     for what, metric in (("requests", _ASKED), ("errors", _FAILED)):
-        query = f"sum by ({_VERSION}) (rate({metric}[4s]))"
+        query = f"sum by ({_VERSION}) (rate({metric}[{WINDOW_S}s]))"
         by_hash = cluster.prometheus.series(query, start_s, end_s, _VERSION)
         found[what] = {
             names[it]: [[round(at_s, 1), round(value, 2)] for at_s, value in points]

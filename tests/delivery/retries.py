@@ -190,6 +190,7 @@ async def _under_load(
     await load
     ignored = [f"--ignore-key={key}" for key in earlier]
     seen = await verdict.of(cluster.url, clients, place.folder, cluster.teller, *ignored)
+    found.seen.append(str(seen))
     found.seen.append(f"cuts under load: {outer.cuts - cuts}")
     found.expect("statuses under load", set(Counter(clients.seen)) <= {200, 201, 402}, wanted=True)
     found.requests, found.resent = clients.seen.total(), clients.resent

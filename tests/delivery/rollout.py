@@ -164,7 +164,8 @@ class Rollout:
 
     async def _judge(self, worst: analysis.Metric) -> None:
         last = worst.measurements[-1]
-        why = f"{worst.phase}: {last.values or last.message}"
+        found = ", ".join(f"{it:.3g}" for it in last.values) or last.message or "no answer"
+        why = f"{worst.phase.lower()} at {found}"
         if worst.phase == "Inconclusive":
             self.told.ended, self.told.caught_by, self.told.why = "paused", worst.name, why
             return

@@ -37,6 +37,12 @@ class Verdict:
     balances_minor: int
     movements_minor: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.keys} keys, {self.rows} rows; balances come to {self.balances_minor} minor "
+            f"units, rows to {self.movements_minor}"
+        )
+
     @property
     def violations(self) -> int:
         """How many promises were broken: 0 is the only good answer."""
