@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.chart import helm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # The variant, what is set above it, and words of the sentence that refuses it.
 REFUSED: Final[list[tuple[str, str, str]]] = [
@@ -76,6 +80,23 @@ def test_what_is_malformed_is_refused_by_name(setting: str, words: str) -> None:
     assert words in helm.refused("sqlite", "--set", setting)
 
 
+def test_every_rule_of_the_schema_is_seen_to_refuse(tmp_path: Path) -> None:
+    """Helm names every value that is wrong; so each round breaks one rule of each value."""
+    schema = json.loads((helm.CHART / "values.schema.json").read_text())
+    wrong = {path: list(_wrong(rules)) for path, rules in _rules(schema, ())}
+    assert sum(map(len, wrong.values())) > 150
+    for number in range(max(map(len, wrong.values()))):
+        broken = {path: values[number] for path, values in wrong.items() if number < len(values)}
+        file = tmp_path / f"{number}.json"
+        file.write_text(json.dumps(_nested(broken)))
+        said = helm.refused("sqlite", "-f", str(file))
+        named = set(re.findall(r"at '/([^']+)':", said))
+        # Helm says another value's path beside this one.
+        named |= {"settings"} if "invalid propertyName 'UPPER'" in said else set()
+        unseen = {"/".join(path) for path in broken} - named
+        assert not {it for it in unseen if not any(n.startswith(f"{it}/") for n in named)}, said
+
+
 def test_every_sentence_that_refuses_is_seen_to_refuse() -> None:
     text = (helm.CHART / "templates" / "_refusals.tpl").read_text()
     sentences = re.findall(r'fail (?:\(printf )?"([^"]+)"', text)
@@ -95,6 +116,54 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     values = yaml.safe_load((helm.CHART / "values.yaml").read_text())
     schema = json.loads((helm.CHART / "values.schema.json").read_text())
     assert list(_differences(values, schema, "")) == []
+
+
+def _rules(schema: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every value of the schema that has no values of its own, with its rules."""
+    for name, rules in schema["properties"].items():
+        if "properties" in rules:
+            yield from _rules(rules, (*path, name))
+        elif rules != {"type": "object"}:
+            yield (*path, name), rules
+
+
+def _wrong(rules: dict[str, Any]) -> Iterator[Any]:
+    """A value for each rule, which breaks it."""
+    broken: dict[str, Any] = {
+        "type": None,
+        "enum": "none of them",
+        "pattern": " not\n at all ",
+        "minLength": "",
+        "minItems": [],
+        "uniqueItems": ["twice", "twice"],
+        "items": [None],
+        "propertyNames": {"UPPER": "x"},
+        "additionalProperties": {"name": []},
+        "not": rules.get("not", {}).get("enum", [None])[0],
+    }
+    # Just past each bound.
+    for rule, past in (("minimum", -1), ("maximum", 1), ("exclusiveMinimum", 0),
+                       ("exclusiveMaximum", 0)):  # fmt: skip
+        broken[rule] = rules.get(rule, 0) + past
+    known = {"description", "properties"}
+    assert rules.keys() <= broken.keys() | known, rules.keys() - broken.keys() - known
+    for rule in (it for it in rules if it not in known):
+        # Null removes a value instead of breaking its type.
+        if rule == "type":
+            yield 1 if rules["type"] == "string" else {"a": 1} if rules["type"] != "object" else "x"
+        else:
+            yield broken[rule]
+
+
+def _nested(values: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Values by their paths as one object."""
+    found: dict[str, Any] = {}
+    for path, value in values.items():
+        inner = found
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = value
+    return found
 
 
 def _parts(reason: str, sentence: str) -> bool:

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 MB = 1_000_000
 
 
-def report(engine: Engine) -> list[str]:
+def report(engine: Engine, image: str) -> str:
     """The image's layers, its size by parts, and every package."""
-    image = images.build(engine, "report")
     found = images.contents(engine, image)
     whole = found.base_size + found.library_size + found.packages_size
     compressed = images.compressed_size(engine, image)
@@ -31,13 +30,13 @@ def report(engine: Engine) -> list[str]:
     for kind, packages in (("Python", found.python), ("Debian", found.debian)):
         lines.append(f"{len(packages)} packages of {kind}:")
         lines += [f"  {name} {version}" for name, version in sorted(packages.items())]
-    return lines
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Print it."""
     with engines.opened() as engine:
-        sys.stdout.write("\n".join(report(engine)) + "\n")
+        sys.stdout.write(report(engine, images.build(engine, "report")) + "\n")
 
 
 if __name__ == "__main__":

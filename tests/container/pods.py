@@ -82,15 +82,6 @@ class Pod:
         )
         return int(self.inspected()["State"]["ExitCode"])
 
-    def signal(self, name: str) -> Self:
-        """Send the service a signal."""
-        self._engine.run("podman", "kill", "--signal", name, self.container)
-        return self
-
-    def wait(self) -> int:
-        """The exit status of the service once it has ended; podman's time-out is the engine's."""
-        return int(self._engine.run("podman", "wait", self.container))
-
     def log(self) -> str:
         """What the service wrote."""
         return self._engine.run("podman", "logs", self.container)
