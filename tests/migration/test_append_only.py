@@ -1,22 +1,22 @@
-"""What was written stays: the database itself refuses to change, remove or replace it."""
+"""What was written stays: SQLite itself refuses to change, remove or replace it.
+
+test_postgres.py says the same in PostgreSQL's words.
+"""
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from service.sqlite import driver
-from tests.migration.ledgers import ask, migrated
+from tests.migration.ledgers import ask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-pytestmark = [
-    pytest.mark.usefixtures("_written"),
-    pytest.mark.engines("sqlite", reason="test_postgres.py says it in PostgreSQL's words"),
-]
+    from pathlib import Path
 
 COLUMNS = (
     "account_id, seq, key, kind, outcome, reason, amount_minor, balance_after_minor, reference,"
@@ -34,11 +34,17 @@ LEDGER = (
 )
 
 
-@pytest.fixture
-async def _written(database_url: str) -> None:
-    await migrated(database_url)
-    await ask(database_url, f"INSERT {ACCOUNT}")
-    await ask(database_url, f"INSERT {MOVEMENT}", FIRST)
+@pytest.fixture(scope="module")
+def database_url(ledger_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One ledger for all that is refused: it is the same after each refusal."""
+    path = tmp_path_factory.mktemp("written") / "ledger.db"
+    shutil.copyfile(ledger_file, path)
+    connection = driver.connect(path)
+    connection.execute("UPDATE accounts SET balance_minor = 100, seq = 1 WHERE user_id = 'alice'")
+    connection.execute(f"INSERT {MOVEMENT}", FIRST)
+    connection.commit()
+    connection.close()
+    return f"sqlite+aiosqlite:///{path}"
 
 
 @pytest.mark.parametrize(
