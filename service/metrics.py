@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from bisect import bisect_left
 from collections import Counter as Counts
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -104,7 +105,7 @@ class Metrics:
             ("result",),
             registry=registry,
         )
-        self._queue_wait = Histogram(
+        self._queue_wait = Waits(
             "teller_queue_wait_seconds",
             "Time a movement waited for its batch to begin.",
             buckets=DURATION_BUCKETS_S,
@@ -210,15 +211,23 @@ class Metrics:
     ) -> None:
         """Count one committed batch: its size, its phases, and what became of each movement."""
         self._batch_size.observe(len(movements))
-        for wait_s in waits_s:
-            self._queue_wait.observe(wait_s)
-        found: Counts[str] = Counts()
-        moved: Counts[tuple[str, str]] = Counts()
-        for movement, decision in zip(movements, decisions, strict=True):
-            result = result_of(movement, decision)
-            found[result] += 1
-            if result == "new" and isinstance(decision, Recorded):
-                moved[decision.entry.kind, decision.entry.outcome] += 1
+        self._queue_wait.observe_all(waits_s)
+        # Most batches hold new movements alone: those are counted without a call for each.
+        found = Counts(
+            [
+                "new"
+                if type(decision) is Recorded and not decision.replayed
+                else result_of(movement, decision)
+                for movement, decision in zip(movements, decisions, strict=True)
+            ]
+        )
+        moved = Counts(
+            [
+                (decision.entry.kind, decision.entry.outcome)
+                for decision in decisions
+                if type(decision) is Recorded and not decision.replayed
+            ]
+        )
         for result, count in found.items():
             self._results.labels(result).inc(count)
         for labels, count in moved.items():
@@ -330,6 +339,17 @@ class Metrics:
 
     def _gauge(self, name: str, help_: str, read: Callable[[], float]) -> None:
         Gauge(name, help_, registry=self.registry).set_function(read)
+
+
+class Waits(Histogram):
+    """A histogram that takes many values at a time, as a batch has them."""
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Observe each value; one change a bucket, not a call a value."""
+        bounds = self._upper_bounds
+        for bucket, count in Counts([bisect_left(bounds, value) for value in values]).items():
+            self._buckets[bucket].inc(count)
+        self._sum.inc(sum(values))
 
 
 def result_of(movement: Movement, decision: Decision) -> str:
