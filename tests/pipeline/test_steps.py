@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DIGEST: Final = f"sha256:{'d' * 64}"
 REAL: Final = {
     "ci/stages/The workspace belongs to another user than the container's",
-    "ci/stages/The stages",
     "deploy/deploy/The environment's values",
     "nightly/bench/The workspace belongs to another user than the container's",
     "nightly/campaign/The workspace belongs to another user than the container's",
@@ -38,6 +37,7 @@ REAL: Final = {
 }
 PARTLY: Final = {
     "ci/stages/The schemas of the custom resources": "the host of the definitions",
+    "ci/stages/The stages": "uv; .ci/run itself decides here whether a change lands",
     "deploy/deploy/A kubeconfig with a token of this job": "GitHub's issuer",
     "deploy/deploy/The plugin that waits for a canary": "the host of the plugin",
     "deploy/deploy/Verify, upgrade, wait, or undo": "cosign, helm, kubectl",
