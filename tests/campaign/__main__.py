@@ -45,6 +45,12 @@ OTHERS: Final = ("controls", "peers")
 @click.option("--seconds", type=click.FloatRange(0.5), default=SECONDS, show_default=True,
               help="Of load in each trial.")  # fmt: skip
 @click.option("--seed", type=int, help="Of the first trial of each scenario; drawn unless given.")
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice([*scenarios.BY_NAME, *OTHERS]),
+    help="Leave this out; may be given again.",
+)
 @click.option("--engine", type=click.Choice([*ENGINES, "both"]), default="both", show_default=True)
 @click.option(
     "--output",
@@ -59,6 +65,7 @@ def main(
     minutes: float | None,
     seconds: float,
     seed: int | None,
+    without: tuple[str, ...],
     engine: str,
     output: Path,
 ) -> None:
@@ -74,7 +81,7 @@ def main(
         sys.exit(2)
     for name in [name for name in os.environ if name.startswith("TELLER_")]:
         del os.environ[name]
-    names = names or (*OTHERS, *scenarios.BY_NAME)
+    names = tuple(name for name in names or (*OTHERS, *scenarios.BY_NAME) if name not in without)
     chosen = [scenarios.BY_NAME[name] for name in names if name not in OTHERS]
     engines = ENGINES if engine == "both" else (engine,)
     first = seed if seed is not None else random.SystemRandom().randrange(10**6)
