@@ -114,13 +114,13 @@ async def failed_over(
         traffic = Traffic(lambda: [one.url for one in at_work], users=USERS, seed=seed)
         sending = asyncio.create_task(traffic.run(stop, clients=CLIENTS))
         await _read(at_work)
-        await _applied(traffic, applied, sending)
+        await traffic.applied(applied, sending)
         begun_s, in_flight = time.monotonic(), traffic.in_flight
         await asyncio.to_thread(end, pair)
         ended_s = time.monotonic()
         await asyncio.to_thread(pair.standby.promote)
         promoted_s = time.monotonic() - begun_s
-        await _applied(traffic, len(traffic.applied_s) + applied, sending)
+        await traffic.applied(len(traffic.applied_s) + applied, sending)
         await _read(at_work)
         stop.set()
         await sending
@@ -132,15 +132,6 @@ async def failed_over(
         unknown=traffic.count("unknown"),
         verdict=await traffic.verdict(pair.standby.url(DATABASE)),
     )
-
-
-async def _applied(traffic: Traffic, wanted: int, sending: asyncio.Task[None]) -> None:
-    """Return once the clients have had so many answers 201."""
-    async with asyncio.timeout(PATIENCE_S):
-        while len(traffic.applied_s) < wanted:
-            if sending.done():
-                sending.result()
-            await asyncio.sleep(0.005)
 
 
 async def _read(at_work: list[Served]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CLIENTS: Final = 24
 USERS: Final = 8
+KILLS_MIN: Final = 3
+APPLIED_MIN: Final = 30  # answers 201 between two kills
 ENVIRONMENT: Final = {
     "TELLER_ACCOUNT_OPENING": "on_first_deposit",
     "TELLER_REQUEST_LOG": "false",
@@ -49,7 +51,8 @@ async def rotated(
 
     Args:
         database_url: of an empty database.
-        seconds: how long, before what is open is settled.
+        seconds: how long, before what is open is settled; longer on a machine so slow that there
+            would be fewer than KILLS_MIN kills.
         every_s: between two kills.
         services: at work at once.
         seed: of who is killed, and of what is sent.
@@ -63,10 +66,10 @@ async def rotated(
         traffic = Traffic(lambda: [one.url for one in at_work], users=USERS, seed=seed)
         sending = asyncio.create_task(traffic.run(stop, clients=CLIENTS))
         end_s = loop.time() + seconds
-        while loop.time() + every_s < end_s:
+        while loop.time() + every_s < end_s or kills < KILLS_MIN:
+            wanted = len(traffic.applied_s) + APPLIED_MIN
             await asyncio.sleep(every_s)
-            if sending.done():
-                sending.result()
+            await traffic.applied(wanted, sending)
             place = rng.randrange(services)
             await asyncio.to_thread(at_work[place].kill)
             kills += 1

@@ -14,6 +14,6 @@ async def test_three_services_share_keys_exactly_once_while_one_after_another_is
     done = await rotated(database_url, seconds=300 if long else 10)
     assert done.kills >= 3
     assert done.unknown > 0, "no kill met a request at work"
-    assert done.applied > 100
+    assert done.applied >= 90
     assert dict(done.verdict.counts) == {}, done.verdict.findings[:5]
     assert done.verdict.unsettled == 0

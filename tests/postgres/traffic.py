@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PAUSE_S: Final = 0.05
 TWICE: Final = 0.2  # of all operations: two services get the request at the same moment
-SETTLE_TIMEOUT_S: Final = 60
+PATIENCE_S: Final = 60
 ANSWER_TIMEOUT_S: Final = 20
 PATHS: Final = {"deposit": "/deposit", "withdrawal": "/withdraw"}
 
@@ -57,9 +57,17 @@ class Traffic:
             for number in range(clients):
                 tasks.create_task(self._client(number, stop))
 
+    async def applied(self, wanted: int, sending: asyncio.Task[None]) -> None:
+        """Return once there have been so many answers 201; raise what ended ``sending``."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.applied_s) < wanted:
+                if sending.done():
+                    sending.result()
+                await asyncio.sleep(0.005)
+
     async def settle(self) -> None:
         """Send what is open once more, until it is settled too."""
-        async with asyncio.timeout(SETTLE_TIMEOUT_S), _Wires() as wires:
+        async with asyncio.timeout(PATIENCE_S), _Wires() as wires:
             rng, never = random.Random(self._seed), asyncio.Event()
             for operation in list(self._open):
                 await self._until_answered(operation, wires, rng, never)
