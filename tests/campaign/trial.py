@@ -164,14 +164,18 @@ class Trial:
         await self.end()
 
     async def _disturb(self) -> None:
-        """Bring about one fault after another, each mended before the next."""
+        """Bring about every fault once and then any, each mended before the next."""
         rng = self.part()
+        faults = self.scenario.faults
+        waiting = rng.sample(faults, len(faults))
         end_s = time.monotonic() + self.seconds
-        while time.monotonic() < end_s and not (self.hunting and self.crowd.broken):
+        while waiting or time.monotonic() < end_s:
+            if self.hunting and self.crowd.broken:
+                return
             await asyncio.sleep(rng.uniform(*BETWEEN_FAULTS_S))
-            if not self.scenario.faults:
+            if not faults:
                 continue
-            fault = rng.choice(self.scenario.faults)
+            fault = waiting.pop() if waiting else rng.choice(faults)
             done = await asyncio.to_thread(fault, self.site, rng)
             if done is not None:
                 self.injected[done] += 1
