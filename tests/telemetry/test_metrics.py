@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from service.errors import StartError
+from service.errors import StartError, UnavailableError
 from service.ledger import Movement
 from service.metrics import Metrics, listening
 from service.teller import listening as teller_listening
 from service.teller import opened
 from tests.conftest import client_of, headers
+from tests.stores import gated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 README = Path(__file__).parents[2] / "README.md"
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 BODY = {"amount": "12.34"}
+USERS = ("alice", "bob")
 
 
 @pytest.fixture
@@ -161,6 +164,31 @@ async def test_a_batch_shows_its_size_its_wait_and_its_phases(
     assert value(counted, "teller_checkpoint_duration_seconds_count") == 1
     assert (value(counted, "teller_wal_size_bytes") or 0) > 0
     assert (value(counted, "teller_database_size_bytes") or 0) > 0
+
+
+async def test_a_batch_that_fails_is_counted_by_code_by_error_and_by_how_it_was_split(
+    counted: Teller, counted_client: httpx.AsyncClient
+) -> None:
+    gate = gated(counted, UnavailableError("full", cause="SQLITE_FULL"))
+    gate.open.set()
+    await counted_client.post("/deposit", json=BODY, headers=headers("one"))
+    assert value(counted, "teller_batch_failures_total", code="unavailable") == 1
+    assert value(counted, "teller_database_errors_total", error="SQLITE_FULL") == 1
+    gate.error = ZeroDivisionError()
+    await asyncio.gather(
+        *(counted_client.post("/deposit", json=BODY, headers=headers("two", u)) for u in USERS)
+    )
+    assert value(counted, "teller_batch_retries_total", reason="split") == 1
+    assert value(counted, "teller_batch_failures_total", code="internal") == 2
+
+
+async def test_a_movement_s_wait_counts_from_its_arrival_to_its_batch(
+    counted: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_s = iter([100.0, 103.0])  # it arrives, its batch begins
+    monkeypatch.setattr("service.committer.monotonic", lambda: next(times_s, 103.0))
+    await counted.committer.submit(Movement("alice", "one", "deposit", 1, None))
+    assert value(counted, "teller_queue_wait_seconds_sum") == 3.0
 
 
 @pytest.mark.engines("sqlite", reason="it is the engine that the release names")
