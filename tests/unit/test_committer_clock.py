@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.errors import InternalError, OverloadedError, TooManyInFlightError, UnavailableError
+from service.errors import (
+    InternalError,
+    OutcomeUnknownError,
+    OverloadedError,
+    TooManyInFlightError,
+    UnavailableError,
+)
 from tests.stores import GatedStore
 from tests.unit.test_committer import committer_of, deposit, recorded
 
@@ -214,3 +220,28 @@ async def test_a_bug_is_told_as_one(store: Store, clock: Clock) -> None:
         failed = await committer.submit(deposit("k0"))
     assert isinstance(failed, InternalError)
     assert failed.detail == "The movement failed; it was not executed."
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "message"),
+    [
+        (OutcomeUnknownError("fsync"), "CRITICAL", "commit outcome unknown"),
+        (ZeroDivisionError(), "ERROR", "movement failed"),
+    ],
+)
+async def test_a_failure_is_logged_in_these_words_with_its_traceback(
+    *,
+    store: Store,
+    clock: Clock,
+    error: Exception,
+    level: str,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = GatedStore(store, error)
+    gate.open.set()
+    async with committer_of(gate).running() as committer:
+        await committer.submit(deposit("k0"))
+    said = [record for record in caplog.records if record.name == "service.committer"]
+    assert [(record.levelname, record.getMessage()) for record in said] == [(level, message)]
+    assert said[0].exc_info is not None and said[0].exc_info[1] is error
