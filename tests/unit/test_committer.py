@@ -264,9 +264,10 @@ async def test_the_end_answers_everything_accepted_and_turns_away_what_comes_lat
 
 async def test_a_retiring_committer_still_takes_movements(store: Store) -> None:
     committer = committer_of(store)
-    assert not committer.alive
+    states = [(committer.alive, committer.draining)]
     async with committer.running():
-        assert committer.alive and not committer.draining
+        states.append((committer.alive, committer.draining))
         committer.retire()
-        assert committer.draining
+        states.append((committer.alive, committer.draining))
+        assert states == [(False, False), (True, False), (True, True)]
         assert recorded(await committer.submit(deposit("k"))) == (1, False)
