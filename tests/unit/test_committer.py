@@ -215,7 +215,24 @@ async def test_after_a_halved_batch_fails_at_the_commit_the_other_half_is_not_tr
         first, second = [await answer for answer in answers]
     assert isinstance(first, OutcomeUnknownError)
     assert isinstance(second, UnavailableError)
+    assert second.detail == "This attempt was not executed. Retry with the same key."
     assert failing.batches == [["a", "b"], ["a"]]
+
+
+async def test_a_store_that_leaves_an_answer_out_ends_the_writer_and_nobody_waits(
+    store: Store,
+) -> None:
+    class Short(GatedStore):
+        async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
+            return (await self.store.commit(movements))[:-1]
+
+    committer = committer_of(Short(store))
+    answers = [committer.submit(deposit("k", user)) for user in ("alice", "bob")]
+    async with committer.running():
+        first, second = [await answer for answer in answers]
+        assert committer.failed.is_set()
+    assert recorded(first) == (1, False)
+    assert isinstance(second, OutcomeUnknownError)
 
 
 async def test_a_writer_that_dies_of_a_bug_asks_for_a_restart_and_turns_all_away(

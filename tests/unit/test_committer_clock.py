@@ -156,6 +156,17 @@ async def test_cut_short_everybody_is_answered_at_once_and_nobody_new_is_taken(
     assert gate.batches == [["k0"]]
 
 
+async def test_a_batch_is_late_also_when_nobody_waits_behind_it(store: Store, clock: Clock) -> None:
+    gate = GatedStore(store)
+    committer = committer_of(gate, answer_timeout_ms=10_000)
+    async with committer.running():
+        at_work = await at_the_gate(committer, gate)
+        clock.now_s += 10.001
+        await ticks()
+        assert at_work.done()
+        gate.open.set()
+
+
 class Housekeeping(GatedStore):
     """A store that notes after how many batches a checkpoint was asked for."""
 
