@@ -71,6 +71,8 @@ class Engine:
             },
             "network": {
                 "network_backend": "netavark",
+                # Newer ones would ask for nft instead.
+                "firewall_driver": "iptables",
                 "network_config_dir": folder / "networks",
             },
         }
@@ -108,8 +110,11 @@ class Engine:
     @contextmanager
     def mounted(self, image: str) -> Iterator[Path]:
         """The files of an image, to be read."""
-        yield Path(self.run("podman", "image", "mount", image).strip())
-        self.run("podman", "image", "unmount", image)
+        path = Path(self.run("podman", "image", "mount", image).strip())
+        try:
+            yield path
+        finally:
+            self.run("podman", "image", "unmount", "--force", image)
 
     @contextmanager
     def network(self, name: str) -> Iterator[Network]:
@@ -165,6 +170,7 @@ def opened() -> Iterator[Engine]:
         finally:
             engine.run("podman", "pod", "rm", "--all", "--force", "--time", "0")
             engine.run("podman", "volume", "rm", "--all", "--force")
+            engine.run("podman", "image", "unmount", "--all", "--force")
             engine.run("podman", "image", "prune", "--force")
             shutil.rmtree(folder / "tmp" / "source", ignore_errors=True)
 

@@ -117,6 +117,33 @@ def test_its_sqlite_is_safe_for_two_processes(engine: Engine, image: str) -> Non
     assert said == "3.53.4\n"
 
 
+def test_the_readme_s_command_serves_with_nothing_writable_but_its_volume(
+    engine: Engine, image: str
+) -> None:
+    readme = (images.ROOT / "README.md").read_text()
+    (told,) = re.findall(r"^docker run (.*) teller (serve --seed)$", readme, re.MULTILINE)
+    assert told[0] == "--read-only -v ledger:/data -p 127.0.0.1:8000:8000"
+    # Podman would lend a temporary folder, as Docker does not.
+    engine.run(
+        *("podman", "run", "--detach", "--name=readme", "--network=none", "--read-only"),
+        *("--read-only-tmpfs=false", "--volume=readme:/data", image, *told[1].split()),
+    )
+    try:
+        ask = (
+            "import time, urllib.request as r\n"
+            "for _ in range(300):\n"
+            "    try: print(r.urlopen(r.Request('http://127.0.0.1:8000/balance', "
+            "headers={'user_id': 'alice'})).status); break\n"
+            "    except OSError: time.sleep(0.2)\n"
+        )
+        assert engine.run("podman", "exec", "readme", "python", "-c", ask) == "200\n"
+        engine.run("podman", "stop", "--time=45", "readme")
+        status = engine.run("podman", "inspect", "--format={{.State.ExitCode}}", "readme")
+        assert status == "0\n"
+    finally:
+        engine.run("podman", "rm", "--force", "--time=0", "readme")
+
+
 def test_a_second_build_of_the_same_tree_gives_the_same_layers(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
