@@ -28,7 +28,7 @@ def test_each_concern_has_its_metric(metrics: dict[str, Any]) -> None:
     assert list(metrics) == [
         "success-rate",
         "latency-p99-ratio",
-        "transaction-p99-ratio",
+        "transaction-time-ratio",
         "ledger-audit",
         "key-mismatch-rate",
         "mesh-success-rate",

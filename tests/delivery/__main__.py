@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,8 @@ def main(*, names: tuple[str, ...], quick: bool, publish: bool, output: Path) ->
 
     Exit status: 0 each ended as it must, 1 one did not, 2 a part is missing.
     """
+    # Whatever was started ends with this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     output = HERE / "results" if publish else output
     chosen = names or (QUICK if quick else tuple(SCENARIOS))
     found: dict[str, Found] = {}

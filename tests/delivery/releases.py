@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tests.delivery import cluster as clusters
 from tests.delivery import verdict
-from tests.delivery.found import Found, UnexpectedError
+from tests.delivery.found import Found, Place, UnexpectedError
 from tests.delivery.plots import WINDOW_S
 from tests.delivery.rollout import Rollout
 
 if TYPE_CHECKING:
     from tests.delivery.cluster import Cluster
-    from tests.delivery.found import Place
     from tests.delivery.rollout import Told
 
 # Traffic before the canary comes, and after the release has ended.
 BEFORE_S: Final = 6
 AFTER_S: Final = 5
 SERVER_ERROR: Final = 500
+ATTEMPTS_MAX: Final = 3
+OF_TIME: Final = ("latency-p99-ratio", "transaction-time-ratio")
 _ASKED: Final = 'http_server_request_duration_seconds_count{http_route!~"/livez|/readyz"}'
 _FAILED: Final = _ASKED.replace("{", '{http_response_status_code=~"5..",')
 _VERSION: Final = "rollouts_pod_template_hash"
@@ -40,7 +42,7 @@ EXPECTED: Final = {
     "good": Expected("promoted", ALL),
     "errors": Expected("aborted", (5,), ("success-rate", "mesh-success-rate")),
     "slow": Expected("aborted", (5,), ("latency-p99-ratio",)),
-    "slow-lock": Expected("aborted", (5,), ("transaction-p99-ratio",)),
+    "slow-lock": Expected("aborted", (5,), ("transaction-time-ratio",)),
     "replay-re-executes": Expected("aborted", (), ("smoke",)),
     "refusal-not-stored": Expected("aborted", (), ("smoke",)),
     "compares-otherwise": Expected("aborted", (5,), ("key-mismatch-rate",)),
@@ -48,7 +50,27 @@ EXPECTED: Final = {
 
 
 async def release(build: str, place: Place) -> Found:
-    """Release that build under load. Raises UnexpectedError if it does not end as it must."""
+    """Release that build under load; what does not end as it must is a problem.
+
+    A few hundred milliseconds that a busy machine takes from a canary with a few requests a second
+    are its p99: an abort by a time that was not the build's is told of, and acted out again.
+    """
+    aborts: list[str] = []
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        folder = place.folder / f"{attempt}"
+        await asyncio.to_thread(folder.mkdir)
+        found, told = await _acted_out(build, Place(folder, place.say))
+        if not found.problem or found.violations or told.caught_by not in OF_TIME:
+            break
+        aborts.append(
+            f"aborted by {told.caught_by} at {told.caught_at_percent} % ({told.why}) with "
+            f"{os.getloadavg()[0]:.1f} processes at work on {os.cpu_count()} processors: again"
+        )
+    found.seen = aborts + found.seen
+    return found
+
+
+async def _acted_out(build: str, place: Place) -> tuple[Found, Told]:
     place.say(f"{build}: starting")
     with clusters.running(place.folder) as cluster:
         clients = cluster.clients()
@@ -85,7 +107,7 @@ async def release(build: str, place: Place) -> Found:
     )
     found.seen.append(str(seen))
     _judge(found, told, EXPECTED[build])
-    return found
+    return found, told
 
 
 def _caught(told: Told) -> str:
@@ -100,7 +122,7 @@ def _caught(told: Told) -> str:
 def _judge(found: Found, told: Told, expected: Expected) -> None:
     if told.why:
         found.seen.append(f"{told.caught_by}: {told.why}")
-    found.seen.append(f"requests to the canary, the smoke Job's too: {told.canary_requests}")
+    found.seen.append(f"requests to the canary by its weight: {told.canary_requests}")
     for name, phases in told.measurements.items():
         many = ", ".join(f"{number} {phase.lower()}" for phase, number in sorted(phases.items()))
         found.seen.append(f"{name}: {many}")

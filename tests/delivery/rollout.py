@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.2
 BY_HAND: Final = "hand"
 _ANALYSIS: Final = {"templates", "args", "startingStep"}
-_PROBES: Final = 'http_route!~"/livez|/readyz"'
 
 
 @dataclass(slots=True)
@@ -67,6 +66,7 @@ class Rollout:
         self._run: analysis.Run | None = None
         self._canary: Pod | None = None
         self._first_weight_s = 0.0
+        self._sent_before: int | None = None  # of the smoke Job
 
     async def release(self) -> Told:
         """Go through the steps to the last, or to an abort."""
@@ -126,6 +126,8 @@ class Rollout:
 
     async def _weigh(self, percent: int) -> None:
         weights = {"stable": 100 - percent, "canary": percent}
+        if percent and not self.told.reached:
+            self._sent_before = await asyncio.to_thread(self._sent)
         await asyncio.to_thread(self._cluster.route, weights)
         self.told.weights.append((time.time(), percent))
         if percent and percent not in self.told.reached:
@@ -193,15 +195,14 @@ class Rollout:
         cluster.stable = canary
         self.told.ended = "promoted"
 
+    def _sent(self) -> int:
+        """Requests that the gateway has sent to the canary."""
+        return self._cluster.gateway.counters("cluster.teller-canary.")["upstream_rq_total"]
+
     async def _note_requests(self) -> None:
-        """What the canary was sent, probes left out, and what each metric was found to be."""
-        if self._canary is not None:
-            query = (
-                "sum(http_server_request_duration_seconds_count{"
-                f'rollouts_pod_template_hash="{self._chart.pod_hash}",{_PROBES}}})'
-            )
-            found = await asyncio.to_thread(self._cluster.prometheus.values, query)
-            self.told.canary_requests = int(found[0]) if found else 0
+        """What the canary was sent by the weights, and what each metric was found to be."""
+        if self._sent_before is not None:
+            self.told.canary_requests = await asyncio.to_thread(self._sent) - self._sent_before
         for metric in self._run.metrics if self._run else ():
             phases = [it.phase for it in metric.measurements]
             self.told.measurements[metric.name] = {it: phases.count(it) for it in set(phases)}
