@@ -13,7 +13,7 @@ from tests.campaign.trial import Trial
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-TRIES_MAX: Final = 4
+TRIES_MAX: Final = 8
 AT_ONCE: Final = 3
 # What brings a bug out, and the scenario in which it happens.
 CLAIMS: Final = {
