@@ -88,7 +88,9 @@ async def _hunted(control: Control, seconds: float, seed: int) -> dict[str, Any]
             hunting=True,
         )
         await trial.run()
-        if trial.broken:
-            why = " ".join(trial.broken[0].split())
+        # A trial that could not be played to its end has shown nothing by that.
+        found = trial.broken[1:] if trial.failed else trial.broken
+        if found:
+            why = " ".join(found[0].split())
             return row | {"caught in trial": number, "by": why[:120].replace("|", "/")}
     return row

@@ -83,6 +83,7 @@ class Trial:
     rows: int = 0
     duration_s: float = 0.0
     skipped: str = ""
+    failed: bool = False
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -134,6 +135,7 @@ class Trial:
                 await scenario.play(self)
         except Exception as error:  # noqa: BLE001 - whatever ends a trial is a finding with a seed
             self.broken.append("".join(traceback.format_exception(error)))
+            self.failed = True
         finally:
             await asyncio.to_thread(self.site.close)
         self.broken += self.crowd.broken
