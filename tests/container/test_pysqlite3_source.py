@@ -18,7 +18,7 @@ from tests.container import image as images
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCRIPT = images.ROOT / "container" / "pysqlite3_source.py"
+SCRIPT = images.ROOT / ".github" / "scripts" / "pysqlite3_source.py"
 
 
 @pytest.fixture
