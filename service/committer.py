@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from service import traces as spans
 from service.errors import (
+    DiskFullError,
     InternalError,
     OperatingError,
     OutcomeUnknownError,
@@ -98,6 +99,7 @@ class Committer:
         self._batch: list[_Waiting] = []
         self._depth = 0
         self._rows = 0
+        self._full: DiskFullError | None = None
         self._busy_at_s = 0.0
         self._oldest_since_s: float | None = None
         self._wake = asyncio.Event()
@@ -220,7 +222,13 @@ class Committer:
                 # One turn of the event loop: what it has read already comes into this batch too.
                 await asyncio.sleep(0)
                 self._batch = self._take()
-                await self._commit(self._batch)
+                if self._full is not None and not await self._checkpoint():
+                    # What is freed is the database file's: the log would only fill it again, and
+                    # then never have the room that it takes to empty it.
+                    self._answer_failed(self._batch, self._full)
+                else:
+                    self._full = None
+                    await self._commit(self._batch)
                 self._batch = []
                 if self._checkpoint_due(idle=False):
                     await self._checkpoint()
@@ -295,6 +303,8 @@ class Committer:
     def _answer_failed(self, batch: list[_Waiting], error: OperatingError) -> None:
         if error.restart:
             self.failed.set()
+        if isinstance(error, DiskFullError):
+            self._full = error
         _answer_all(batch, error)
         if self._metrics is not None:
             self._metrics.failed(error.code.name, error.cause)
@@ -302,12 +312,14 @@ class Committer:
     def _checkpoint_due(self, *, idle: bool) -> bool:
         return self._rows >= self._rows_max or (idle and self._rows > 0)
 
-    async def _checkpoint(self) -> None:
+    async def _checkpoint(self) -> bool:
+        """Have the log brought into the database file; whether that was possible."""
         self._rows = 0
         began_s = perf_counter()
         checkpoint = await self._store.checkpoint()
         if self._metrics is not None:
             self._metrics.checkpointed(checkpoint, perf_counter() - began_s)
+        return checkpoint is not None
 
     async def _watch(self) -> None:
         """Give every movement an answer in time, and let the loop tidy up when it is idle."""

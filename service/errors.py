@@ -368,6 +368,10 @@ class UnavailableError(OperatingError):
     code = CODES["unavailable"]
 
 
+class DiskFullError(UnavailableError):
+    """Nothing more fits on the database's disk. Remedy: free space; Teller recovers by itself."""
+
+
 class OutcomeUnknownError(OperatingError):
     """COMMIT failed in a way that leaves its result unknown. Remedy: retry with the same key.
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from service import sqlite
-from service.errors import OutcomeUnknownError, StartError, UnavailableError
+from service.errors import DiskFullError, OutcomeUnknownError, StartError, UnavailableError
 from service.ledger import Account, Entry, fold, genesis
 from service.sqlite import WriterConnection, driver
 from service.store import Checkpoint, Timing, now_us, revision_of
@@ -285,7 +285,8 @@ def _unavailable(error: Any) -> UnavailableError:
     log.error(
         "database unavailable", extra={"error": str(error), "error_name": error.sqlite_errorname}
     )
-    return UnavailableError(
+    kind = DiskFullError if _primary_code(error) == _FULL else UnavailableError
+    return kind(
         f"The database {_REASONS[_primary_code(error)]}; this attempt was not executed. "
         "Retry with the same key after the pause in Retry-After.",
         cause=error.sqlite_errorname,

@@ -90,7 +90,7 @@ class Store(Protocol):
             A decision for each movement, in order.
 
         Raises:
-            UnavailableError: nothing of the batch is stored (busy, full, away).
+            UnavailableError: nothing of the batch is stored (busy, away; DiskFullError: full).
             OutcomeUnknownError: COMMIT failed; all of the batch is stored, or nothing is.
             Exception: a bug or a poison movement; nothing of the batch is stored.
         """
@@ -101,7 +101,7 @@ class Store(Protocol):
         ...
 
     async def checkpoint(self) -> Checkpoint | None:
-        """Do the engine's housekeeping between batches; None if it failed or there is none.
+        """Do the engine's housekeeping between batches; None if it failed.
 
         Never raises for a slow or full disk.
         """

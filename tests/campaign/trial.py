@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 ENGINES: Final = ("sqlite", "postgresql")
 BETWEEN_FAULTS_S: Final = (0.05, 0.8)
-# Several times the log that failed checkpoints can leave behind in a trial: one that fills the disk
-# by itself has no room to be checkpointed into, and nobody who frees any (NOTES.md).
-SMALL_DISK_MIB: Final = 96
+SMALL_DISK_MIB: Final = 16
 TELLER: Final = (sys.executable, "-m", "service")
 
 

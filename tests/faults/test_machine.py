@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.clients import Wire, request
 from tests.conftest import headers
-from tests.faults.disks import fill, small_disk
+from tests.faults.disks import fill, resize, small_disk
 from tests.faults.strace import injected
 from tests.processes import serving, started
 
@@ -60,6 +60,31 @@ async def test_a_full_disk_stores_nothing_keeps_reading_and_recovers_unaided(
             for key in stored:
                 reply = await deposit(server, key)
                 assert reply.fields["idempotent-replayed"] == "true"
+            assert server.terminate() == 0
+
+
+async def test_a_log_that_filled_its_disk_is_emptied_into_what_is_freed_and_does_not_take_it(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path, size_mib=2) as disk:
+        log = disk / "ledger.db-wal"
+        env = {**ENV, "TELLER_WAL_ROWS_MAX": "1000000"}
+        with serving(f"sqlite+aiosqlite:///{disk / 'ledger.db'}", env=env) as server:
+            async with Wire(server.url) as wire:
+                stored = 0
+                while (await wire.post("/deposit", BODY, headers(f"k{stored}"))).status == 201:
+                    stored += 1
+                assert stored > 20
+                filled = log.stat().st_size
+                # Too little for the rows of the log in the file itself.
+                resize(disk, kib=2048 + 8)
+                for number in range(20):
+                    reply = await wire.post("/deposit", BODY, headers(f"more{number}"))
+                    assert (reply.status, reply.json()["code"]) == (503, "unavailable")
+                assert log.stat().st_size == filled
+                resize(disk, kib=4096)
+                reply = await wire.post("/deposit", BODY, headers("more0"))
+                assert (reply.status, reply.json()["balance"]) == (201, f"{stored + 1}.00")
             assert server.terminate() == 0
 
 

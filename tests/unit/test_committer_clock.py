@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.errors import (
+    DiskFullError,
     InternalError,
     OutcomeUnknownError,
     OverloadedError,
     TooManyInFlightError,
     UnavailableError,
 )
+from service.store import Checkpoint
 from tests.stores import GatedStore
 from tests.unit.test_committer import committer_of, deposit, recorded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from service.committer import Committer
     from service.errors import OperatingError
-    from service.ledger import Decision
-    from service.store import Checkpoint, Store
+    from service.ledger import Decision, Movement
+    from service.store import Store
     from service.teller import Teller
 
 pytestmark = pytest.mark.engines("sqlite", reason="the committer knows no engine")
@@ -206,6 +210,41 @@ async def test_an_idle_writer_checkpoints_once(store: Store, clock: Clock) -> No
         clock.now_s += 60
         await ticks()
     assert house.checkpoints == [1]
+
+
+class Full(Housekeeping):
+    """A disk with room for neither a row nor a checkpoint, until it is told otherwise."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.room_for_rows = self.room_for_log = False
+
+    async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
+        decisions = await super().commit(movements) if self.room_for_rows else None
+        if decisions is None:
+            raise DiskFullError("full")
+        return decisions
+
+    async def checkpoint(self) -> Checkpoint | None:
+        await super().checkpoint()
+        return Checkpoint(0, 0) if self.room_for_log else None
+
+
+async def test_once_the_disk_was_full_the_log_is_emptied_before_anything_is_added_to_it(
+    store: Store,
+) -> None:
+    full = Full(store)
+    committer = committer_of(full)
+    async with committer.running():
+        assert isinstance(await committer.submit(deposit("k0")), DiskFullError)
+        full.room_for_rows = True
+        assert isinstance(await committer.submit(deposit("k1")), DiskFullError)
+        assert isinstance(await committer.submit(deposit("k2")), DiskFullError)
+        assert (full.batches, full.checkpoints) == ([], [0, 0])
+        full.room_for_log = True
+        assert recorded(await committer.submit(deposit("k1"))) == (1, False)
+        assert recorded(await committer.submit(deposit("k2"))) == (2, False)
+        assert full.checkpoints == [0, 0, 0]
 
 
 async def test_who_is_turned_away_is_told_why_in_these_words(store: Store, clock: Clock) -> None:
