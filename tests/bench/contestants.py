@@ -19,6 +19,7 @@ from tests.bench.postgres_ground import DATABASE, ask_postgres, postgres
 from tests.bench.process import START_TIMEOUT_S, Ground
 from tests.bench.redis_server import redis
 from tests.bench.wrk import ACCOUNTS
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,7 +176,7 @@ def running(
             contestant, at, before=before, database=database, prepared=folder is not None
         )
         with place as ground:
-            port = process.free_port()
+            port = free_port()
             started = launched(contestant, at, port, ground=ground, before=before)
             try:
                 yield Running(contestant, port, started, at, ground)

@@ -70,12 +70,6 @@ def stop(process: subprocess.Popen[bytes], sign: signal.Signals = signal.SIGTERM
         process.wait()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def pinned(cores: Sequence[int] | None) -> list[str]:
     """The command before a command that keeps it on those cores; none for any."""
     return ["taskset", "-c", ",".join(map(str, cores))] if cores else []

@@ -29,6 +29,7 @@ from tests.bench.contestants import DURABLE, grounded, launched
 from tests.bench.targets import Found
 from tests.bench.verdict import Sent, Trial, judged
 from tests.clients import Wire
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -63,7 +64,7 @@ class Service:
         self._contestant = contestant
         self._folder = folder
         self._ground = ground
-        self._port = process.free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.up_since_s = inf
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import random
 import signal
-import socket
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from tests.ports import free_port
 from tests.processes import started
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ ENV: Final = {
     "TELLER_DRAIN_TIMEOUT_S": "5",
     "TELLER_WAL_ROWS_MAX": "300",  # checkpoints happen, and often
 }
-# Below those that the kernel gives to clients: a client that connects to a port where nobody
-# listens may be given that very port, and then talks to itself.
-PORTS: Final = (12_000, 30_000)
 RECOVERY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 60.0
 READY_TIMEOUT_S: Final = 5.0
@@ -130,16 +126,3 @@ def ready(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """A port that nobody has, and that no client is ever given."""
-    while True:
-        port = random.SystemRandom().randint(*PORTS)
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from service.cli import main
 from service.volume import file_system
-from tests.doctor.proxies import envoy, free_port, nginx
+from tests.doctor.proxies import envoy, nginx
+from tests.ports import free_port
 from tests.processes import serving
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.conftest import headers
+from tests.ports import free_port
 from tests.processes import serving
 
 if TYPE_CHECKING:
@@ -86,10 +87,7 @@ def receiving(collected: Collected) -> Iterator[int]:
 
 @pytest.fixture
 def collected(tmp_path: Path) -> Iterator[Collected]:
-    with socket.socket() as probe, socket.socket() as other:
-        probe.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        http_port, grpc_port = probe.getsockname()[1], other.getsockname()[1]
+    http_port, grpc_port = free_port(), free_port()
     found = Collected(f"http://127.0.0.1:{http_port}")
     agent = str(resources.files("rotel") / "rotel-agent")
     with ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import yaml
 
 from tests.conftest import headers
 from tests.parts import part
+from tests.ports import free_port
 from tests.processes import serving
 from tests.telemetry.queries import CLUSTER, queries
 
@@ -63,13 +63,6 @@ class Watched:
                 return False
             time.sleep(0.25)
         return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
