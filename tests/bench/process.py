@@ -45,7 +45,7 @@ def start(
     """
     with output.open("ab") as said:
         process = subprocess.Popen(
-            command, env={**os.environ, **env}, stdout=said, stderr=subprocess.STDOUT
+            command, env={**_environment(), **env}, stdout=said, stderr=subprocess.STDOUT
         )
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
@@ -68,6 +68,11 @@ def stop(process: subprocess.Popen[bytes], sign: signal.Signals = signal.SIGTERM
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, but that modules are compiled once and not at each start."""
+    return {name: of for name, of in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def pinned(cores: Sequence[int] | None) -> list[str]:
