@@ -47,6 +47,9 @@ class Exchange:
     """What is known of a request beside its body, and what its log line will say."""
 
     __slots__ = (
+        "_duration_s",
+        "_method",
+        "_route",
         "code",
         "fields",
         "key",
@@ -83,27 +86,39 @@ class Exchange:
         return self.trace or self._caller_trace() or self.request_id.decode()
 
     def _caller_trace(self) -> str | None:
-        found = _TRACEPARENT.fullmatch(self.fields.get(b"traceparent", b""))
+        given = self.fields.get(b"traceparent")
+        found = given and _TRACEPARENT.fullmatch(given)
         if found and found[1] != _NO_TRACE:
             return found[1].decode()
         return None
 
+    def ids(self) -> dict[str, str]:
+        """What its lines are found by, as ``telemetry.Identified`` says."""
+        found = {"request_id": self.request_id.decode()}
+        trace = self.trace or self._caller_trace()
+        if trace is not None:
+            found["trace_id"] = trace
+        if self.span_id is not None:
+            found["span_id"] = self.span_id
+        return found
+
     def write_log(self, method: str, route: str, duration_s: float) -> None:
         """One line a request; never a raw key, a body, or an amount beside a user."""
-        if not log.isEnabledFor(logging.INFO):
-            return
+        if log.isEnabledFor(logging.INFO):
+            self._method, self._route, self._duration_s = method, route, duration_s
+            telemetry.write_event(log.name, "request", self._members)
+
+    def _members(self) -> str:
         # Written out by hand: a JSON formatter's search for fields took 60 us of every request,
         # and logging's record another 8 (NOTES.md, Performance).
         trace, key = self.trace or self._caller_trace(), self.key
-        telemetry.write_event(
-            log.name,
-            "request",
+        return (
             f'"trace_id":{_quoted(trace)},"span_id":{_quoted(self.span_id)},'
             f'"request_id":{_text(self.request_id.decode())},'
-            f'"method":{_text(method)},"route":{_text(route)},"status":{self.status},'
-            f'"duration_ms":{duration_s * 1000:.3f},"code":{_quoted(self.code)},'
+            f'"method":{_text(self._method)},"route":{_text(self._route)},"status":{self.status},'
+            f'"duration_ms":{self._duration_s * 1000:.3f},"code":{_quoted(self.code)},'
             f'"outcome":{_quoted(self.outcome)},"replayed":{_REPLAYED[self.replayed]},'
-            f'"key_hash":{_quoted(key and sha256(key.encode()).hexdigest()[:16])}',
+            f'"key_hash":{_quoted(key and sha256(key.encode()).hexdigest()[:16])}'
         )
 
 
@@ -177,28 +192,31 @@ class ExchangeMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = scope[SCOPE_KEY] = Exchange(scope["headers"])
+        telemetry.AT_WORK.set(exchange)
         teller = self._teller()
         tracing = teller.traces
         if tracing is None:
             await self._serve(scope, receive, send, exchange, teller)
             return
-        with tracing.request(scope, exchange.fields) as (span, ours):
-            exchange.trace, exchange.span_id = spans.ids_of(span)
-            route = await self._serve(
-                scope, receive, send, exchange, teller, sampled=span.is_recording()
+        trace_id, span_id, span, ours = tracing.request(scope, exchange.fields)
+        exchange.trace, exchange.span_id = trace_id, span_id
+        if span is None or not ours:
+            sampled = span is not None
+            await self._serve(scope, receive, send, exchange, teller, sampled=sampled)
+            return
+        with spans.serving(span):
+            route = await self._serve(scope, receive, send, exchange, teller, sampled=True)
+            spans.answered(
+                span,
+                method=scope["method"],
+                route=route if route != UNMATCHED else None,
+                status=exchange.status,
+                members={
+                    "teller.outcome": exchange.outcome,
+                    "teller.replayed": exchange.replayed,
+                    "teller.code": exchange.code,
+                },
             )
-            if ours and span.is_recording():
-                spans.answered(
-                    span,
-                    method=scope["method"],
-                    route=route if route != UNMATCHED else None,
-                    status=exchange.status,
-                    members={
-                        "teller.outcome": exchange.outcome,
-                        "teller.replayed": exchange.replayed,
-                        "teller.code": exchange.code,
-                    },
-                )
 
     async def _serve(
         self,

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import trace
 from pythonjsonlogger.json import JsonFormatter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
 FIELD_CHARS_MAX: Final = 2_000
 
 _NAMES: Final = {"levelname": "level", "name": "logger"}
+
+
+class Identified(Protocol):
+    """What a line may belong to: ``exchange.Exchange``, by its face."""
+
+    def ids(self) -> dict[str, str]:
+        """The ids by which its lines are found, by field."""
+        ...
+
+
+# The request at work; uvicorn serves each in a context of its own, so nobody takes it back.
+AT_WORK: Final[ContextVar[Identified | None]] = ContextVar("at_work", default=None)
 
 
 class EventFormatter(JsonFormatter):
@@ -28,9 +43,12 @@ class EventFormatter(JsonFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Put the time first and the trace at work last, if there is one."""
+        """Put the time first, and last the ids of the request and the span at work."""
         log_data["timestamp"] = timestamp(record.created)
         super().add_fields(log_data, record, message_dict)
+        request = AT_WORK.get()
+        if request is not None:
+            log_data |= request.ids()
         at_work = trace.get_current_span().get_span_context()
         if at_work.is_valid:
             log_data["trace_id"] = format(at_work.trace_id, "032x")
@@ -42,32 +60,68 @@ class EventFormatter(JsonFormatter):
 
 
 class Lines(logging.StreamHandler["TextIO"]):
-    """Where every line goes; the line of each request by a way around logging's records."""
+    """Where every line goes; the line of each request by a way around logging's records.
 
-    def write_event(self, logger: str, message: str, members: str) -> None:
-        """Write one INFO event, its fields being JSON members already, joined by commas."""
-        line = (
-            f'{{"timestamp":"{timestamp(time.time())}","level":"INFO","logger":"{logger}",'
-            f'"message":"{message}",{members}}}\n'
-        )
-        self.acquire()  # the lines of other threads
+    The requests of a batch are answered in one turn of the event loop. Their lines are rendered
+    after it, together and out of the answers' way, and leave in one system call.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._of_turn: list[tuple[float, str, str, Callable[[], str]]] = []
+
+    def write_event(self, logger: str, message: str, members: Callable[[], str]) -> None:
+        """See ``write_event``; for the event loop's thread alone."""
+        self._of_turn.append((time.time(), logger, message, members))
+        if len(self._of_turn) == 1:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # no event loop, no turn
+                self.flush()
+            else:
+                # Two turns on: the answers' bytes leave in the next one (wire.py).
+                loop.call_soon(loop.call_soon, self.flush)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record's line, after those of the requests before it."""
+        self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what waits; ``logging.shutdown`` calls this too, and any thread may."""
+        self.acquire()
         try:
-            self.stream.write(line)
-            self.flush()
+            waiting = self._of_turn[:]
+            del self._of_turn[: len(waiting)]
+            if waiting:
+                self.stream.write("".join([_line(*event) for event in waiting]))
+            super().flush()
         except (OSError, ValueError):  # as in logging: it fails no request
-            self.handleError(logging.makeLogRecord({"msg": message}))
+            self.handleError(logging.makeLogRecord({"msg": "lines not written"}))
         finally:
             self.release()
 
 
-def write_event(logger: str, message: str, members: str) -> None:
+def write_event(logger: str, message: str, members: Callable[[], str]) -> None:
     """Write one INFO event where ``configure_logging`` sends lines, if it was called.
 
     For what each request writes: making a record and handing it on costs more than the line.
+
+    Args:
+        logger: the name of the line's logger.
+        message: what happened.
+        members: gives the event's fields, as JSON members joined by commas; called soon.
     """
     for handler in logging.root.handlers:
         if isinstance(handler, Lines):
             handler.write_event(logger, message, members)
+
+
+def _line(at_s: float, logger: str, message: str, members: Callable[[], str]) -> str:
+    return (
+        f'{{"timestamp":"{timestamp(at_s)}","level":"INFO","logger":"{logger}",'
+        f'"message":"{message}",{members()}}}\n'
+    )
 
 
 def timestamp(created_s: float) -> str:

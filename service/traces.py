@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context, propagate, trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Link, SpanKind, StatusCode
@@ -17,8 +18,10 @@ from service.errors import OperatingError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.sdk.trace import Tracer
+    from opentelemetry.trace import Span
 
     from service.store import Timing
 
@@ -37,7 +40,11 @@ _DEFAULTS: Final = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
 }
 _EMPTY: Final = Context()
+# An error is in the log with its traceback, and in the span by its kind.
+_QUIET: Final = {"record_exception": False, "set_status_on_exception": False}
 _SERVER_ERROR: Final = 500
+
+log = logging.getLogger(__name__)
 
 
 class _Headers(Getter["Mapping[bytes, bytes]"]):
@@ -54,18 +61,26 @@ class _Headers(Getter["Mapping[bytes, bytes]"]):
 _HEADERS: Final = _Headers()
 
 
+# Trace id and span id in hexadecimal as W3C writes them; the span if it is sampled; and whether
+# it is Teller's to describe and to end, or an agent's.
+Requested = tuple[str, str, "Span | None", bool]
+
+
 class Traces:
     """The spans of one teller, by OpenTelemetry's stable conventions for HTTP and databases.
 
     The sampler is asked first; a request that is not sampled costs its ids and nothing more.
 
     Args:
-        tracer: of whichever provider is configured.
+        tracer: of the SDK's provider.
         engine: ``db.system.name`` of the ledger's database.
     """
 
     def __init__(self, tracer: Tracer, *, engine: str) -> None:
+        from service.sampling import Sampling  # noqa: PLC0415 - no SDK unless it is asked for
+
         self._tracer = tracer
+        self._requests = Sampling(tracer)
         self._engine = engine
         names = propagate.get_global_textmap().fields
         self._propagated = {name.lower().encode() for name in names}
@@ -73,17 +88,32 @@ class Traces:
     # -- requests ---------------------------------------------------------------------------
 
     def request(self, scope: Mapping[str, Any], fields: Mapping[bytes, bytes]) -> Requested:
-        """The server span of a request, current within, and whether it is Teller's to describe.
+        """The server span of a request that begins, to be ended by ``serving``.
 
         A span that stands around the service already (an agent's instrumentation) is taken as
         the request's: there is one server span a request, whoever makes it.
         """
-        outer = trace.get_current_span()
-        if outer.get_span_context().is_valid:
-            return Requested(outer, None)
+        around = trace.get_current_span()
+        outer = around.get_span_context()
+        if outer.is_valid:
+            span = around if around.is_recording() else None
+            return f"{outer.trace_id:032x}", f"{outer.span_id:016x}", span, False
         parent = _EMPTY
         if not self._propagated.isdisjoint(fields):
             parent = propagate.extract(fields, _EMPTY, _HEADERS)
+        drawn = trace_id, span_id = self._requests.draw(parent)
+        span = None
+        if parent or not self._requests.drops(trace_id):
+            span = self._begun(drawn, parent, scope, fields)
+        return f"{trace_id:032x}", f"{span_id:016x}", span, True
+
+    def _begun(
+        self,
+        drawn: tuple[int, int],
+        parent: Context,
+        scope: Mapping[str, Any],
+        fields: Mapping[bytes, bytes],
+    ) -> Span | None:
         given = scope["method"]
         method = given if given in METHODS else "_OTHER"
         # What a sampler may look at has to be there before it is asked.
@@ -93,10 +123,10 @@ class Traces:
             "url.scheme": scope["scheme"],
         }
         name = "HTTP" if method == "_OTHER" else method
-        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
-        if span.is_recording():
+        span = self._requests.start(drawn, name, parent, SpanKind.SERVER, attributes)
+        if span is not None:
             _describe_request(span, scope, fields)
-        return Requested(span, trace.set_span_in_context(span, parent))
+        return span
 
     # -- batches ----------------------------------------------------------------------------
 
@@ -120,8 +150,7 @@ class Traces:
         )
         for request in requests:
             request.add_link(span.get_span_context())
-        quiet = {"record_exception": False, "set_status_on_exception": False}  # the log has it
-        with trace.use_span(span, end_on_exit=True, **quiet):
+        with trace.use_span(span, end_on_exit=True, **_QUIET):
             try:
                 yield span
             except Exception as error:
@@ -147,26 +176,9 @@ class Traces:
             span.end(end_time=to_ns)
 
 
-class Requested:
-    """A request's span while it is served; a generator's machinery would cost 2 us more."""
-
-    __slots__ = ("_context", "_span", "_token")
-
-    def __init__(self, span: Span, own: Context | None) -> None:
-        self._span = span
-        self._context = own
-
-    def __enter__(self) -> tuple[Span, bool]:
-        """The span, and whether it is Teller's to describe."""
-        if self._context is None:
-            return self._span, False
-        self._token = context.attach(self._context)
-        return self._span, True
-
-    def __exit__(self, *_: object) -> None:
-        if self._context is not None:
-            context.detach(self._token)
-            self._span.end()
+def serving(span: Span) -> AbstractContextManager[Span]:
+    """Have a request's span current within, and ended after."""
+    return trace.use_span(span, end_on_exit=True, **_QUIET)
 
 
 def answered(
@@ -200,12 +212,6 @@ def answered(
             span.set_attribute(name, value)
 
 
-def ids_of(span: Span) -> tuple[str, str]:
-    """Trace id and span id, in hexadecimal as W3C writes them."""
-    found = span.get_span_context()
-    return f"{found.trace_id:032x}", f"{found.span_id:016x}"
-
-
 def current() -> Span | None:
     """The span at work, if it is sampled."""
     span = trace.get_current_span()
@@ -236,20 +242,21 @@ def _describe_request(span: Span, scope: Mapping[str, Any], fields: Mapping[byte
 def exporting(engine: str) -> Iterator[Traces | None]:
     """The traces that the standard OTEL_* variables ask for; None, and no SDK, if they do not.
 
-    Under ``opentelemetry-instrument`` the provider is there already, and is used.
+    Under ``opentelemetry-instrument`` the provider is there already, and is used if it is the
+    SDK's.
 
     Raises:
         StartError: what they ask for is not installed.
     """
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        yield Traces(_tracer(), engine=engine)
+        yield _traces(engine)
         return
     if not _asked():
         yield None
         return
     _configure()
     try:
-        yield Traces(_tracer(), engine=engine)
+        yield _traces(engine)
     finally:
         provider: Any = trace.get_tracer_provider()
         flush = threading.Thread(target=provider.shutdown, daemon=True)
@@ -257,8 +264,15 @@ def exporting(engine: str) -> Iterator[Traces | None]:
         flush.join(FLUSH_TIMEOUT_S)
 
 
-def _tracer() -> Tracer:
-    return trace.get_tracer("teller", service.__version__, schema_url=SCHEMA_URL)
+def _traces(engine: str) -> Traces | None:
+    from opentelemetry.sdk.trace import Tracer  # noqa: PLC0415 - no SDK unless it is asked for
+
+    tracer = trace.get_tracer("teller", service.__version__, schema_url=SCHEMA_URL)
+    if isinstance(tracer, Tracer):
+        return Traces(tracer, engine=engine)
+    if not isinstance(tracer, trace.NoOpTracer):
+        log.warning("no traces: the provider is not of OpenTelemetry's SDK")
+    return None
 
 
 def _asked() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -12,11 +13,20 @@ if TYPE_CHECKING:
 
 
 class Wire(HttpToolsProtocol):
-    """One connection. Head and body of an answer leave in one system call and one segment."""
+    """One connection. Head and body of an answer leave in one system call and one segment.
+
+    A request that came right behind another is served in a context of its own: uvicorn begins it
+    inside the one before, whose span would be taken for the one around it.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
+        self._context = copy_context()
         super().connection_made(joined(transport, self.loop))
+
+    def on_response_complete(self) -> None:
+        """An answer is sent; the next request that has been read begins."""
+        self._context.run(super().on_response_complete)
 
 
 def joined(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> asyncio.Transport:

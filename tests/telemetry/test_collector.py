@@ -169,6 +169,30 @@ def test_a_collector_gets_request_batch_and_commit_linked_and_none_of_a_request_
     assert lines[1]["span_id"] == request.span_id.hex()
 
 
+def test_a_request_right_behind_another_on_its_connection_has_a_trace_of_its_own(
+    database_url: str, collected: Collected
+) -> None:
+    env = {**OPEN, "OTEL_EXPORTER_OTLP_ENDPOINT": collected.endpoint}
+    with serving(database_url, env=env) as server:
+        given = httpx.URL(server.url)
+        with socket.create_connection((given.host, given.port or 0), 10) as connection:
+            connection.sendall(b"".join(one_deposit(f"key-{number}") for number in range(3)))
+            answers = b""
+            while answers.count(b"HTTP/1.1 201") < 3:
+                answers += connection.recv(65_536) or b"HTTP/1.1 201 nothing more" * 3
+        server.terminate()
+    assert answers.count(b"nothing more") == 0
+    requests = collected.wait_for(3, Span.SPAN_KIND_SERVER)
+    assert [request.name for request in requests] == ["POST /deposit"] * 3
+    assert len({request.trace_id for request in requests}) == 3
+
+
+def one_deposit(key: str) -> bytes:
+    fields = {"Host": "teller", "Content-Length": str(len(ONE)), **headers(key)}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return b"POST /deposit HTTP/1.1\r\n" + head.encode() + b"\r\n" + ONE
+
+
 def test_under_opentelemetry_instrument_a_request_is_one_server_span(
     database_url: str, collected: Collected
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -97,6 +98,102 @@ def test_any_other_line_names_the_trace_at_work(lines: io.StringIO) -> None:
     inside, outside = (json.loads(line) for line in lines.getvalue().splitlines())
     assert (inside["trace_id"], inside["span_id"]) == (TRACE, "0000000000000001")
     assert "trace_id" not in outside
+
+
+def test_any_other_line_of_a_request_names_the_request_whether_it_is_sampled_or_not(
+    lines: io.StringIO,
+) -> None:
+    def fails(exchange: Exchange) -> None:
+        telemetry.AT_WORK.set(exchange)
+        logging.getLogger("service.reader").error("database unavailable to a read")
+
+    untraced = Exchange([(b"x-request-id", b"req-1")])
+    called = Exchange(
+        [(b"x-request-id", b"req-2"), (b"traceparent", f"00-{TRACE}-{1:016x}-00".encode())]
+    )
+    traced = Exchange([(b"x-request-id", b"req-3")])
+    traced.trace, traced.span_id = TRACE, "b7ad6b7169203331"
+    for exchange in (untraced, called, traced):
+        copy_context().run(fails, exchange)
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    ids = [
+        {name: line.get(name) for name in ("request_id", "trace_id", "span_id")} for line in found
+    ]
+    assert ids == [
+        {"request_id": "req-1", "trace_id": None, "span_id": None},
+        {"request_id": "req-2", "trace_id": TRACE, "span_id": None},
+        {"request_id": "req-3", "trace_id": TRACE, "span_id": "b7ad6b7169203331"},
+    ]
+
+
+class Writes(io.StringIO):
+    """A stream that counts its writes."""
+
+    many = 0
+
+    def write(self, text: str) -> int:
+        self.many += 1
+        return super().write(text)
+
+
+@pytest.fixture
+def writes(lines: io.StringIO) -> Writes:
+    del lines  # which puts logging back as it was
+    stream = Writes()
+    telemetry.configure_logging("INFO", stream)
+    return stream
+
+
+def logged(request_id: bytes) -> None:
+    Exchange([(b"x-request-id", request_id)]).write_log("GET", "/livez", 0.001)
+
+
+async def turns_end() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def request_ids(stream: io.StringIO) -> list[str]:
+    return [json.loads(line)["request_id"] for line in stream.getvalue().splitlines()]
+
+
+async def test_the_lines_of_one_turn_are_one_write_in_their_order_and_nobody_asks_for_it(
+    writes: Writes,
+) -> None:
+    for number in range(64):
+        logged(b"%d" % number)
+    assert writes.many == 0
+    await turns_end()
+    assert writes.many == 1
+    assert request_ids(writes) == [str(number) for number in range(64)]
+    logged(b"next")
+    await turns_end()
+    assert writes.many == 2
+    assert request_ids(writes)[64:] == ["next"]
+
+
+async def test_a_record_comes_after_the_requests_before_it_and_the_end_loses_none(
+    writes: Writes,
+) -> None:
+    logged(b"before")
+    logging.getLogger("service.cli").warning("stopping", extra={"request_id": "stopping"})
+    logged(b"after")
+    logging.shutdown([lambda: logging.root.handlers[0]])
+    assert request_ids(writes) == ["before", "stopping", "after"]
+
+
+def test_a_stream_that_refuses_a_line_fails_no_request(
+    lines: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del lines
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    telemetry.configure_logging("INFO", Full())
+    logged(b"lost")
+    assert "No space left on device" in capsys.readouterr().err
 
 
 async def test_no_line_of_a_load_run_holds_what_was_planted(database_url: str) -> None:

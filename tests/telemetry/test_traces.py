@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import context
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.sdk.trace.sampling import Decision as Sampled
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
 from service.errors import UnavailableError
 from service.ledger import Movement
+from service.sampling import Sampling
 from service.teller import opened
 from service.traces import Traces
 from tests.conftest import client_of, headers
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     import httpx
     from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Link, Span
+    from opentelemetry.trace.span import TraceState
 
     from service.errors import OperatingError
     from service.ledger import Decision
@@ -50,11 +61,12 @@ with traces.exporting("sqlite") as tracing:
 class Traced:
     """A teller whose spans are kept: all of the sampled ones, none of the others."""
 
-    def __init__(self, *, ratio: float = 1.0) -> None:
+    def __init__(self, *, ratio: float = 1.0, sampler: Sampler | None = None) -> None:
         self.exporter = InMemorySpanExporter()
-        provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(ratio)))
+        provider = TracerProvider(sampler=sampler or ParentBased(TraceIdRatioBased(ratio)))
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer = provider.get_tracer("test")
+        assert isinstance(self.tracer, Tracer)
         self.traces = Traces(self.tracer, engine="sqlite")
 
     def named(self, name: str) -> list[ReadableSpan]:
@@ -183,6 +195,82 @@ async def test_the_callers_sampling_is_kept_though_the_ratio_is_zero(
         "POST /deposit",
         "commit batch",
     ]
+
+
+class Counting(Sampler):
+    """Keeps every other trace, by what it was asked before, as a limiter of a rate would."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str]] = []
+
+    def should_sample(  # noqa: PLR0917 - the SDK's
+        self,
+        parent_context: Context | None,  # noqa: ARG002
+        trace_id: int,
+        name: str,  # noqa: ARG002
+        kind: SpanKind | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        links: Sequence[Link] | None = None,  # noqa: ARG002
+        trace_state: TraceState | None = None,  # noqa: ARG002
+    ) -> SamplingResult:
+        assert attributes is not None
+        if kind is SpanKind.SERVER:
+            self.asked.append((trace_id, str(attributes["url.path"])))
+        kept = kind is not SpanKind.SERVER or len(self.asked) % 2 == 1
+        return SamplingResult(Sampled.RECORD_AND_SAMPLE if kept else Sampled.DROP, {"by": "me"})
+
+    def get_description(self) -> str:
+        return "Counting"
+
+
+async def test_any_sampler_is_asked_once_a_request_and_its_answer_and_ids_are_the_spans(
+    make_settings: Callable[..., Settings],
+) -> None:
+    sampler = Counting()
+    traced = Traced(sampler=sampler)
+    async with (
+        opened(make_settings(), tracing=traced.traces) as teller,
+        client_of(teller) as client,
+    ):
+        for _ in range(4):
+            await client.get("/livez")
+    assert [path for _, path in sampler.asked] == ["/livez"] * 4
+    spans = traced.named("GET /livez")
+    assert [span.context.trace_id for span in spans if span.context] == [
+        sampler.asked[0][0],
+        sampler.asked[2][0],
+    ]
+    assert [attributes(span)["by"] for span in spans] == ["me", "me"]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        TraceIdRatioBased(0.01),
+        ParentBased(TraceIdRatioBased(0.01)),
+        TraceIdRatioBased(0.5),
+        TraceIdRatioBased(0.0),
+        TraceIdRatioBased(1.0),
+        ALWAYS_OFF,
+        ALWAYS_ON,
+        ParentBased(ALWAYS_ON, remote_parent_sampled=TraceIdRatioBased(0.0)),
+    ],
+    ids=lambda sampler: sampler.get_description()[:40],
+)
+def test_what_the_id_alone_drops_the_sampler_itself_would_have_dropped(sampler: Sampler) -> None:
+    tracer = TracerProvider(sampler=sampler).get_tracer("test")
+    assert isinstance(tracer, Tracer)
+    sampling = Sampling(tracer)
+    bounds = (0.01, 0.5)
+    edges = [round(bound * 2**64) + step for bound in bounds for step in (-1, 0, 1)]
+    drawn = [sampling.draw(Context())[0] for _ in range(2_000)]
+    by_ratio = "ParentBased{root:AlwaysOn" not in sampler.get_description()
+    for trace_id in [*drawn, *edges, 0, 2**64 - 1, 2**128 - 1]:
+        dropped = sampler.should_sample(None, trace_id, "POST").decision is Sampled.DROP
+        if sampling.drops(trace_id):
+            assert dropped
+        elif by_ratio and "Ratio" in sampler.get_description():
+            assert not dropped
 
 
 async def test_a_failed_batch_and_its_request_are_errors(

@@ -60,6 +60,8 @@ async def client(teller: Teller) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def events(stream: io.StringIO, message: str) -> list[dict[str, Any]]:
+    for handler in logging.root.handlers:
+        handler.flush()  # a request's line waits for the end of the event loop's turn
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     return [line for line in lines if line["message"] == message]
 
