@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from tests.bench.wrk import ACCOUNTS
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 UVICORN: Final = ("--loop", "uvloop", "--http", "httptools", "--no-access-log")
@@ -133,6 +134,23 @@ class Running:
 
     def rss_mb(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
+
+
+@contextmanager
+def alone(one: Running, at_work: Iterable[Running]) -> Iterator[None]:
+    """Halt the others while one is measured.
+
+    What a service has left to do after an answer, such as the audit of its new rows, is then done
+    in its own time and never in another's.
+    """
+    others = [other for other in at_work if other is not one]
+    for other in others:
+        other.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.process.send_signal(signal.SIGCONT)
 
 
 def database_url(folder: Path) -> str:

@@ -11,7 +11,7 @@ import psutil
 from tests import postgres_server
 from tests.bench import wrk
 from tests.bench.audit import WrongLedgerError
-from tests.bench.contestants import ASYNCPG, TELLER_POSTGRES, running
+from tests.bench.contestants import ASYNCPG, TELLER_POSTGRES, alone, running
 from tests.bench.machine import split_cores
 from tests.bench.targets import Found, Measured
 from tests.bench.throughput import WARM_UP_S
@@ -76,16 +76,17 @@ def _round(
             sent[one.contestant.name] = warm.requests
         for name, many, users in loads:
             for one, _ in reversed(at_work) if turned else at_work:
-                before_s = one.cpu_s(), _cpu_s(server)
-                slice_ = wrk.load(
-                    one.url,
-                    connections=many,
-                    seconds=plan.seconds,
-                    prefix=f"{name}-",
-                    cores=others,
-                    users=users,
-                )
-                after_s = one.cpu_s(), _cpu_s(server)
+                with alone(one, [other for other, _ in at_work]):
+                    before_s = one.cpu_s(), _cpu_s(server)
+                    slice_ = wrk.load(
+                        one.url,
+                        connections=many,
+                        seconds=plan.seconds,
+                        prefix=f"{name}-",
+                        cores=others,
+                        users=users,
+                    )
+                    after_s = one.cpu_s(), _cpu_s(server)
                 cpu_us = [
                     (after - before) * 1e6 / slice_.requests
                     for before, after in zip(before_s, after_s, strict=True)

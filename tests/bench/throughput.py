@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench import audit, machine, wrk
-from tests.bench.contestants import MAIN, running
+from tests.bench.contestants import MAIN, alone, running
 from tests.bench.machine import split_cores
 from tests.bench.targets import Found, Measured
 
@@ -106,10 +106,11 @@ def measure(
                 for one in at_work if round_ % 2 == 0 else reversed(at_work):
                     name = one.contestant.name
                     prefix = f"c{many}-"
-                    before_s = one.cpu_s()
-                    slice_ = wrk.load(
-                        one.url, connections=many, seconds=seconds, prefix=prefix, cores=loads
-                    )
+                    with alone(one, at_work):
+                        before_s = one.cpu_s()
+                        slice_ = wrk.load(
+                            one.url, connections=many, seconds=seconds, prefix=prefix, cores=loads
+                        )
                     cpu_us = (one.cpu_s() - before_s) * 1e6 / slice_.requests
                     table.add(name, many, slice_, cpu_us)
                     sent[name] += slice_.requests

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 from tests.bench import generate, wrk
-from tests.bench.contestants import TELLER, running
+from tests.bench.contestants import TELLER, alone, running
 from tests.bench.machine import split_cores
 from tests.bench.targets import Found, Measured
 from tests.bench.throughput import WARM_UP_S
@@ -121,14 +121,16 @@ def compared(target: str, plan: Plan, *sides: Side) -> Found:
                     "prefix": f"r{round_}-",
                 }
                 seconds = plan.seconds if round_ >= 0 else WARM_UP_S
-                if side.replays:
-                    first = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
-                    load["keys"] = first.requests
-                before_s = one.cpu_s()
-                slice_ = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
+                with alone(one, at_work.values()):
+                    if side.replays:
+                        first = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
+                        load["keys"] = first.requests
+                    before_s = one.cpu_s()
+                    slice_ = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
+                    cpu_s = one.cpu_s() - before_s
                 if round_ >= 0:
                     rates[side.name].append(slice_.per_s)
-                    cpu_us[side.name].append((one.cpu_s() - before_s) * 1e6 / slice_.requests)
+                    cpu_us[side.name].append(cpu_s * 1e6 / slice_.requests)
                     plan.say(f"{target} {side.name}: {slice_.per_s:,.0f}/s")
     first_, last = sides[0].name, sides[-1].name
     ratios = [a / b for a, b in zip(rates[first_], rates[last], strict=True)]
