@@ -148,6 +148,8 @@ class Auditor:
         self._currency = currency
         self.state = state
         self._after_us = now_us()
+        # By account: the last sequence number audited, and up to when rows were then looked for.
+        self._audited: dict[int, tuple[int, int]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Auditor]:
@@ -166,21 +168,42 @@ class Auditor:
     async def check_new(self) -> None:
         """Check every row created since the last call, whichever process wrote it."""
         started_s = time.monotonic()
+        skew_us = 0 if self._scan.one_clock else CLOCK_SKEW_US
         # After a clock was set back, new rows are older than the last one seen.
-        after_us = min(self._after_us, now_us()) - (0 if self._scan.one_clock else CLOCK_SKEW_US)
-        while True:
+        after_us = min(self._after_us, now_us()) - skew_us
+        rows = TAIL_ROWS_PER_WINDOW
+        # The rest of a window that is not full is the next call's: few rows cost as much as a page.
+        while rows >= TAIL_ROWS_PER_WINDOW:
             runs, until_us = await self._scan.new_runs(
                 after_us=after_us, rows_max=TAIL_ROWS_PER_WINDOW
             )
             if until_us is None:
                 break
-            for page in _paged(runs, TAIL_ROWS_PER_PAGE):
+            rows = sum(run.last_seq - run.first_seq + 1 for run in runs)
+            for page in _paged(self._unaudited(runs), TAIL_ROWS_PER_PAGE):
                 for recent in await self._scan.recent(page):
                     self.state.add(self._violations(recent), of_tail=True)
                     self.state.rows_checked_total += len(recent.entries)
                 await asyncio.sleep(TAIL_PAUSE_S)
+            self._audited |= {run.account_id: (run.last_seq, until_us) for run in runs}
+            self._audited = {
+                account_id: audited
+                for account_id, audited in self._audited.items()
+                if audited[1] > until_us - skew_us
+            }
             self._after_us = after_us = until_us
         self.state.tail_current_at_s = started_s
+
+    def _unaudited(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """The runs without what was audited: rows of the last seconds are found again each time.
+
+        An account's rows are committed in the order of their sequence numbers, so that none comes
+        late below one that was seen.
+        """
+        for run in runs:
+            last_seq, _ = self._audited.get(run.account_id, (0, 0))
+            if run.last_seq > last_seq:
+                yield run._replace(first_seq=max(run.first_seq, last_seq + 1))
 
     async def check_all(self) -> None:
         """Replay the whole ledger once, slowly."""

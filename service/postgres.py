@@ -125,16 +125,14 @@ class _Servers:
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",
             "jit": "off",
+            # Every statement finds its rows by a key. A plan made while a table is empty would
+            # scan it for as long as the connection lives, and the planner cannot know how few
+            # rows of a long ledger the audit asks for.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
         }
-        if not read_only:
-            # Every statement of the writer finds few rows by a key. A plan made while a table is
-            # empty would scan it for as long as the connection lives.
-            self._server_settings |= {
-                "plan_cache_mode": "force_generic_plan",
-                "enable_seqscan": "off",
-                "enable_hashjoin": "off",
-                "enable_mergejoin": "off",
-            }
 
     async def connect(self, *_args: Any, **_kwargs: Any) -> Any:
         """Connect to the host that takes writes, the one used last before the others.

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
+from service import scan
 from service.errors import OutcomeUnknownError, UnavailableError
 from service.ledger import Movement, Recorded
 from service.teller import opened
@@ -295,3 +297,22 @@ async def test_a_movement_that_the_database_refuses_fails_alone(
     assert [isinstance(answer, Recorded) for answer in answers] == [True] * 4 + [False] + [True] * 5
     async with second_hand(database_url) as hand:
         assert [seq for _, seq, _ in await rows_of(hand)] == [*range(1, 10)]
+
+
+async def test_the_audit_finds_new_rows_by_their_keys_however_long_the_ledger_is(
+    teller: Teller,
+) -> None:
+    """A planner that cannot know how few rows are asked for would read the whole table."""
+    await teller.committer.submit(movement("k"))
+    words = scan._WORDS["postgresql"]
+    asked = {"runs": "[[1, 1, 1]]", "after_us": 0, "until_us": 1, "limit": 1}
+    async with teller.reader.engine.connect() as connection:
+        for raw in (scan._ROWS_OF_RUNS, scan._HEADS_OF_RUNS, scan._RUNS, scan._UNTIL.text):
+            statement = raw.format(**words)
+            found = await connection.execute(
+                text(f"EXPLAIN {statement}"),
+                {name: value for name, value in asked.items() if f":{name}" in statement},
+            )
+            plan = "\n".join(found.scalars())
+            assert "Index" in plan
+            assert "Seq Scan" not in plan
