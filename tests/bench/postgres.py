@@ -1,10 +1,10 @@
-"""Teller on PostgreSQL beside a service of one transaction a request, on one server."""
+"""Teller on PostgreSQL beside a service of one transaction a request, each on its own server."""
 
 from __future__ import annotations
 
 import statistics
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psutil
 
@@ -18,6 +18,8 @@ from tests.bench.throughput import WARM_UP_S
 from tests.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from tests.bench.contestants import Running
     from tests.bench.targets import Plan
     from tests.bench.wrk import Slice
@@ -35,9 +37,9 @@ SELECT (SELECT count(*) FROM movements), (SELECT sum(amount_minor) FROM movement
 
 
 def compared(plan: Plan) -> Found:
-    """Both services on databases of their own, load by load in turn, round by round.
+    """Both services on servers of their own, load by load in turn, round by round.
 
-    The server syncs each commit to its disk, as both services ask for, and runs on any core; the
+    A server syncs each commit to its disk, as both services ask for, and runs on any core; the
     services share one, wrk has the other.
     """
     loads = [*((str(many), many, wrk.ACCOUNTS) for many in plan.connections)]
@@ -45,19 +47,29 @@ def compared(plan: Plan) -> Found:
     slices: Slices = {}
     with postgres_server.binaries() as (binaries, data):
         for round_ in range(plan.rounds):
-            server = PostgresServer(binaries, data / f"round-{round_}")
-            server.make(shared_buffers="'256MB'", max_wal_size="'4GB'")
-            server.start()
-            try:
-                _round(plan, server, loads, slices, turned=bool(round_ % 2))
-            finally:
-                server.stop()
+            with ExitStack() as stack:
+                servers = []
+                for contestant in BOTH:
+                    server = PostgresServer(binaries, data / f"{contestant.name}-{round_}")
+                    server.make(shared_buffers="'256MB'", max_wal_size="'4GB'")
+                    server.start()
+                    stack.callback(server.stop)
+                    servers.append(server)
+                _round(plan, servers, loads, slices, turned=bool(round_ % 2))
     return _found(loads, slices)
+
+
+class _Side(NamedTuple):
+    """A service, its server, and its database's URL there."""
+
+    one: Running
+    server: PostgresServer
+    url: str
 
 
 def _round(
     plan: Plan,
-    server: PostgresServer,
+    servers: list[PostgresServer],
     loads: list[tuple[str, int, int]],
     slices: Slices,
     *,
@@ -65,18 +77,18 @@ def _round(
 ) -> None:
     cores, others = split_cores()
     with ExitStack() as stack:
-        at_work: list[tuple[Running, str]] = []
-        for contestant in BOTH:
+        sides: list[_Side] = []
+        for contestant, server in zip(BOTH, servers, strict=True):
             url = stack.enter_context(server.database())
             service = running(contestant, cores=cores, database=url)
-            at_work.append((stack.enter_context(service), url))
+            sides.append(_Side(stack.enter_context(service), server, url))
         sent: dict[str, int] = {}
-        for one, _ in at_work:
+        for one, _, _ in sides:
             warm = wrk.load(one.url, connections=16, seconds=WARM_UP_S, prefix="warm", cores=others)
             sent[one.contestant.name] = warm.requests
         for name, many, users in loads:
-            for one, _ in reversed(at_work) if turned else at_work:
-                with alone(one, [other for other, _ in at_work]):
+            for one, server, _ in reversed(sides) if turned else sides:
+                with alone(one, [side.one for side in sides]), _halted(servers, but=server):
                     before_s = one.cpu_s(), _cpu_s(server)
                     slice_ = wrk.load(
                         one.url,
@@ -94,8 +106,29 @@ def _round(
                 slices.setdefault((one.contestant.name, name), []).append((slice_, cpu_us))
                 sent[one.contestant.name] += slice_.requests
                 plan.say(f"{one.contestant.title} at {name}: {slice_.per_s:,.0f}/s")
-        for one, url in at_work:
-            _check(server, url, sent[one.contestant.name], 16 + sum(many for _, many, _ in loads))
+        unanswered_max = 16 + sum(many for _, many, _ in loads)
+        for one, server, url in sides:
+            _check(server, url, sent[one.contestant.name], unanswered_max)
+
+
+@contextmanager
+def _halted(servers: Iterable[PostgresServer], *, but: PostgresServer) -> Iterator[None]:
+    """Halt the other servers: each contestant's vacuuming is done in its own time."""
+    halted: list[psutil.Process] = []
+    for server in servers:
+        if server is not but:
+            root = psutil.Process(server.pid)
+            root.suspend()  # it starts no others meanwhile
+            halted += [root, *root.children()]
+    for one in halted:
+        with suppress(psutil.NoSuchProcess):
+            one.suspend()
+    try:
+        yield
+    finally:
+        for one in halted:
+            with suppress(psutil.NoSuchProcess):
+                one.resume()
 
 
 def _check(server: PostgresServer, url: str, answered: int, unanswered_max: int) -> None:
