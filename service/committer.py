@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 0.25
 IDLE_BEFORE_CHECKPOINT_S: Final = 1.0
+# A second batch is begun beside one at work from so many movements on: fewer cost more as two.
+BESIDE_MIN: Final = 16
 
 _NOT_EXECUTED: Final = "This attempt was not executed. Retry with the same key."
 _CUT_SHORT: Final = (
@@ -96,7 +98,8 @@ class Committer:
         # Users take turns: the ring holds each user with a queue once.
         self._ring: deque[str] = deque()
         self._queues: dict[str, deque[_Waiting]] = {}
-        self._batch: list[_Waiting] = []
+        # What is at work, by the loop that works on it.
+        self._batches: list[list[_Waiting]] = [[] for _ in range(store.batches_max)]
         self._depth = 0
         self._rows = 0
         self._full: DiskFullError | None = None
@@ -153,7 +156,7 @@ class Committer:
 
     @property
     def depth(self) -> int:
-        """Movements waiting, those of the batch at work not counted."""
+        """Movements waiting, those of the batches at work not counted."""
         return self._depth
 
     def oldest_age_s(self) -> float:
@@ -167,7 +170,7 @@ class Committer:
         return 0.0 if since_s is None else monotonic() - since_s
 
     def _oldest(self) -> float | None:
-        sinces = [waiting.since_s for waiting in self._batch]
+        sinces = [waiting.since_s for batch in self._batches for waiting in batch]
         sinces += [queue[0].since_s for queue in self._queues.values()]
         return min(sinces, default=None)
 
@@ -177,7 +180,7 @@ class Committer:
     async def running(self) -> AsyncIterator[Committer]:
         """Run the loop; at the end, answer everything that was accepted, then stop."""
         self._running = True
-        self._task = asyncio.create_task(self._loop(), name="committer")
+        self._task = asyncio.create_task(self._loops(), name="committer")
         watch = asyncio.create_task(self._watch(), name="committer-watch")
         try:
             yield self
@@ -208,43 +211,61 @@ class Committer:
         if self._task is not None:
             await self._task
 
-    async def _loop(self) -> None:
+    async def _loops(self) -> None:
+        try:
+            await asyncio.gather(*map(self._loop, self._batches))
+        finally:
+            self._running = False
+            self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
+
+    async def _loop(self, batch: list[_Waiting]) -> None:
         try:
             while not self.failed.is_set():
-                if not self._ring:
-                    if self._stopping:
+                if not self._ready():
+                    if self._stopping and not self._ring:
                         return
                     self._wake.clear()
                     await self._wake.wait()
-                    if self._checkpoint_due(idle=not self._ring):
+                    idle_s = monotonic() - self._busy_at_s
+                    idle = not self._ring and idle_s > IDLE_BEFORE_CHECKPOINT_S
+                    if self._checkpoint_due(idle=idle):
                         await self._checkpoint()
                     continue
                 # One turn of the event loop: what it has read already comes into this batch too.
                 await asyncio.sleep(0)
-                self._batch = self._take()
+                if not self._ready():  # another loop has taken it
+                    continue
+                batch[:] = self._take()
                 if self._full is not None and not await self._checkpoint():
                     # What is freed is the database file's: the log would only fill it again, and
                     # then never have the room that it takes to empty it.
-                    self._answer_failed(self._batch, self._full)
+                    self._answer_failed(batch, self._full)
                 else:
                     self._full = None
-                    await self._commit(self._batch)
-                self._batch = []
+                    await self._commit(batch)
+                batch.clear()
+                self._wake.set()
                 if self._checkpoint_due(idle=False):
                     await self._checkpoint()
         except Exception:  # a bug of the loop itself: only a new process can take its place
             log.critical("writer failed", exc_info=True)
             self.failed.set()
         finally:
-            self._running = False
-            _answer_all(self._batch, OutcomeUnknownError(_CUT_SHORT))
-            self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
+            self._wake.set()
+            _answer_all(batch, OutcomeUnknownError(_CUT_SHORT))
+
+    def _ready(self) -> bool:
+        """Whether a batch can begin: beside another, only if as much waits as is at work."""
+        at_work = sum(map(len, self._batches))
+        return self._depth > 0 and (not at_work or self._depth >= max(at_work, BESIDE_MIN))
 
     def _take(self) -> list[_Waiting]:
-        """Up to a batch of what waits, one of each user in turn."""
+        """Up to a batch of what waits, one of each user in turn; the other loops' share stays."""
+        share = math.ceil((self._depth + sum(map(len, self._batches))) / len(self._batches))
+        most = min(self._batch_size_max, max(share, BESIDE_MIN))
         batch: list[_Waiting] = []
         ring, queues = self._ring, self._queues
-        while ring and len(batch) < self._batch_size_max:
+        while ring and len(batch) < most:
             user = ring.popleft()
             queue = queues[user]
             batch.append(queue.popleft())
@@ -327,21 +348,22 @@ class Committer:
             await asyncio.sleep(TICK_S)
             now = monotonic()
             self._oldest_since_s = self._oldest()
-            if self._ring or self._batch:
+            if self._ring or any(self._batches):
                 self._busy_at_s = now
                 self._answer_late(before_s=now - self._answer_timeout_s)
             elif self._rows and now - self._busy_at_s > IDLE_BEFORE_CHECKPOINT_S:
                 self._wake.set()
 
     def _answer_late(self, *, before_s: float) -> None:
-        for waiting in self._batch:
-            if waiting.since_s < before_s:
-                waiting.answer(
-                    UnavailableError(
-                        "The database has not finished in time; the movement may still be applied. "
-                        "Retry with the same key."
+        for batch in self._batches:
+            for waiting in batch:
+                if waiting.since_s < before_s:
+                    waiting.answer(
+                        UnavailableError(
+                            "The database has not finished in time; the movement may still be "
+                            "applied. Retry with the same key."
+                        )
                     )
-                )
         for user, queue in list(self._queues.items()):
             while queue and queue[0].since_s < before_s:
                 queue.popleft().answer(

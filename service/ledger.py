@@ -180,7 +180,7 @@ def decide(account: Account, movement: Movement, *, balance_max_minor: int, now_
         now_us,
         b"",
     )
-    return unchained._replace(chain=chained(account.chain, unchained))
+    return Entry(*unchained[:-1], chained(account.chain, unchained))
 
 
 def fold(

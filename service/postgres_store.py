@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import asyncpg
-
 from service import postgres
 from service.errors import OutcomeUnknownError, UnavailableError
 from service.ledger import Account, Entry, Recorded, fold, genesis
-from service.store import Checkpoint, Timing, now_us, revision_of
+from service.postgres_writer import UNKNOWN, ConflictError, LostError, Writer, unavailable
+from service.store import Checkpoint, now_us, revision_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.ledger import Decision, Movement
     from service.money import Currency
     from service.settings import Settings
-    from service.store import Revision
+    from service.store import Revision, Timing
 
+# The server works on the one while the service answers the other (NOTES.md, Performance).
+BATCHES_AT_ONCE: Final = 2
 CONFLICTS_MAX: Final = 10
 PAUSE_MAX_S: Final = 0.2
-# Before the next batch tries the servers again, so that an outage is not a storm of logins.
-AWAY_PAUSE_S: Final = 0.1
 
-log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 # The order of the locks is one for all processes, so that no two wait for each other.
@@ -95,26 +92,23 @@ class PostgresStore:
         settle_max_s: float,
         clock_us: Callable[[], int] = now_us,
     ) -> None:
-        self._writers = writers
+        self._writers = [Writer(writers, silence_max_s) for _ in range(BATCHES_AT_ONCE)]
+        self._idle = self._writers[::-1]
+        self._turns = asyncio.Semaphore(len(self._writers))
+        self.batches_max: Final = len(self._writers)
         self.readers: Final = readers
         self._currency = currency
         self._balance_max_minor = balance_max_minor
         self._open_on_first = open_on_first
-        self._silence_max_s = silence_max_s
         self._settle_max_s = settle_max_s
         self._clock_us = clock_us
-        self._held: AsyncConnection | None = None
-        self._driver: Any = None
-        self._warnings: list[str] = []
-        self._turn = asyncio.Lock()
-        self._locked_ns = 0
         self.timing: Timing | None = None
 
     async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
         """See ``Store.commit``: run again where that is safe, within bounds."""
         in_doubt: list[list[Decision]] = []
 
-        async def work(driver: Any) -> list[Decision]:
+        async def work(driver: Any) -> tuple[list[Decision], int]:
             return await self._decide_and_write(driver, movements)
 
         decisions = await self._run(work, in_doubt)
@@ -129,9 +123,9 @@ class PostgresStore:
         """See ``Store.open_accounts``."""
         wanted = list(dict.fromkeys(users))
 
-        async def work(driver: Any) -> list[str]:
+        async def work(driver: Any) -> tuple[list[str], int]:
             opened = await self._open(driver, wanted, self._clock_us())
-            return [user for user in wanted if user in opened]
+            return [user for user in wanted if user in opened], time.time_ns()
 
         return await self._run(work, [])
 
@@ -144,140 +138,68 @@ class PostgresStore:
         return await revision_of(self.readers)
 
     async def close(self) -> None:
-        """Give the writing connection back."""
-        held, self._held, self._driver = self._held, None, None
-        if held is not None:
-            await held.close()
+        """Give the writing connections back."""
+        for writer in self._writers:
+            await writer.close()
 
     # -- one transaction, and whether it may be run again -----------------------------------
 
     async def _run(
-        self, work: Callable[[Any], Awaitable[Result]], in_doubt: list[Result]
+        self, work: Callable[[Any], Awaitable[tuple[Result, int]]], in_doubt: list[Result]
     ) -> Result:
         """Run ``work`` in a transaction until its result is known, or give up.
 
         Args:
-            work: the statements between BEGIN and COMMIT.
+            work: the statements between BEGIN and COMMIT, as for ``Writer.transaction``.
             in_doubt: takes what each COMMIT that never answered would have stored.
         """
         loop = asyncio.get_running_loop()
-        async with self._turn:
+        async with self._writing() as writer:
             give_up_at_s = loop.time() + self._settle_max_s
             for attempt in itertools.count(1):
                 try:
-                    return await self._once(work, in_doubt)
+                    result, self.timing = await writer.transaction(work, in_doubt)
                 except Exception as error:
                     if in_doubt:
                         if type(error) not in _TRIES_MAX or loop.time() > give_up_at_s:
-                            raise OutcomeUnknownError(_UNKNOWN, restart=False) from error
+                            raise OutcomeUnknownError(UNKNOWN, restart=False) from error
                     elif attempt >= _TRIES_MAX.get(type(error), 1):
-                        if isinstance(error, _ConflictError | _LostError):
-                            raise _unavailable(error.__cause__ or error) from error
+                        if isinstance(error, ConflictError | LostError):
+                            raise unavailable(error.__cause__ or error) from error
                         raise
+                else:
+                    return result
                 pause_s = min(PAUSE_MAX_S, 0.005 * 2**attempt)
                 await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 - spreads retries
         raise AssertionError("unreachable")
 
-    async def _once(
-        self, work: Callable[[Any], Awaitable[Result]], in_doubt: list[Result]
-    ) -> Result:
-        driver = await self._connected()
-        # Not the driver's own time limit: it would cancel the statement, and a cancelled COMMIT
-        # is there without the standby's having it. Hanging up leaves the server waiting instead.
-        guard = asyncio.get_running_loop().call_later(self._silence_max_s, driver.terminate)
-        try:
-            began_ns = time.time_ns()
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[Writer]:
+        """A writing connection for one transaction; the first one as long as one is enough."""
+        async with self._turns:
+            writer = self._idle.pop()
             try:
-                await driver.execute("BEGIN")
-                result = await work(driver)
-                decided_ns = time.time_ns()
-            except _DRIVER_ERRORS as error:
-                await self._roll_back(driver, error)
-                if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
-                    raise _ConflictError from error
-                if driver.is_closed() or postgres.lost(error):
-                    raise _LostError from error
-                if postgres.reason(error) is not None:
-                    raise _unavailable(error) from error
-                raise _StatementError(_in_short(error)) from None
-            except BaseException as error:
-                await self._roll_back(driver, error)
-                raise
-            self._warnings.clear()
-            try:
-                done = await driver.execute("COMMIT")
-            except _DRIVER_ERRORS as error:
-                if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
-                    await self._roll_back(driver, error)
-                    raise _ConflictError from error
-                in_doubt.append(result)
-                await self._hang_up(error)
-                raise OutcomeUnknownError(_UNKNOWN, restart=False) from error
-        finally:
-            guard.cancel()
-        if done != "COMMIT":
-            raise AssertionError(f"COMMIT was answered by {done}")
-        if self._warnings:
-            # "The transaction has already committed locally, but might not have been replicated":
-            # somebody cancelled the wait for the standby.
-            in_doubt.append(result)
-            await self._hang_up(self._warnings[0])
-            raise OutcomeUnknownError(_UNKNOWN, restart=False)
-        self.timing = Timing(began_ns, max(began_ns, self._locked_ns), decided_ns, time.time_ns())
-        return result
-
-    async def _connected(self) -> Any:
-        if self._driver is not None and not self._driver.is_closed():
-            return self._driver
-        if self._held is not None:
-            await self._hang_up("closed by the server")
-        try:
-            held = await self._writers.connect()
-        except OSError as error:
-            await asyncio.sleep(AWAY_PAUSE_S)
-            raise _unavailable(error) from error
-        raw = await held.get_raw_connection()
-        self._held, self._driver = held, raw.driver_connection
-        self._driver.add_log_listener(self._hear)
-        return self._driver
-
-    def _hear(self, _connection: Any, message: Any) -> None:
-        if message.severity_en == "WARNING":
-            self._warnings.append(message.message)
-
-    async def _roll_back(self, driver: Any, error: BaseException) -> None:
-        if driver.is_closed() or postgres.lost(error):
-            await self._hang_up(error)
-            return
-        try:
-            await driver.execute("ROLLBACK")
-        except _DRIVER_ERRORS as failure:
-            await self._hang_up(failure)
-
-    async def _hang_up(self, why: object) -> None:
-        """Close the connection without a word to the server, which rolls back what is open."""
-        log.warning("database connection lost", extra={"error": str(why)})
-        held, driver = self._held, self._driver
-        self._held, self._driver = None, None
-        if driver is not None:
-            driver.terminate()
-        if held is not None:
-            await held.invalidate()
-            await held.close()
+                yield writer
+            finally:
+                self._idle.append(writer)
+                self._idle.sort(key=self._writers.index, reverse=True)
 
     # -- the statements ---------------------------------------------------------------------
 
-    async def _decide_and_write(self, driver: Any, movements: Sequence[Movement]) -> list[Decision]:
+    async def _decide_and_write(
+        self, driver: Any, movements: Sequence[Movement]
+    ) -> tuple[list[Decision], int]:
+        """The decisions, and when the accounts were locked."""
         users = list({m.user_id: None for m in movements})
         accounts = {row[1]: Account(*row) for row in await driver.fetch(_LOCK_ACCOUNTS, users)}
-        self._locked_ns = time.time_ns()
+        locked_ns = time.time_ns()
         now = self._clock_us()
         if self._open_on_first and len(accounts) < len(users):
             missing = [user for user in users if user not in accounts]
             opened = await self._open(driver, missing, now)
             if len(opened) < len(missing):
                 # Another process opened one of them meanwhile: begin again, and lock it in order.
-                raise _ConflictError
+                raise ConflictError
             accounts |= opened
         names = {account.id: user for user, account in accounts.items()}
         asked = [(accounts[m.user_id].id, m.key) for m in movements if m.user_id in accounts]
@@ -297,7 +219,7 @@ class PostgresStore:
             counts = await driver.fetchrow(_WRITE, *new, *heads)
             if tuple(counts) != (len(folded.entries), len(folded.accounts)):
                 raise AssertionError(f"{tuple(counts)} of {len(folded.entries)} rows were written")
-        return folded.decisions
+        return folded.decisions, locked_ns
 
     async def _open(self, driver: Any, users: list[str], now: int) -> dict[str, Account]:
         # In one order in all processes, as the locks are.
@@ -328,43 +250,14 @@ async def opened(
             await store.close()
 
 
-class _ConflictError(Exception):
-    """Rolled back because of another process's transaction; the same one may pass now."""
-
-
-class _LostError(Exception):
-    """The connection ended before COMMIT: nothing of the transaction is stored."""
-
-
-class _StatementError(Exception):
-    """A bug, or a movement that the database refuses."""
-
-
 # How often a transaction that is known to be undone is tried, by what undid it. An idle connection
 # may have been lost long ago: the next one decides.
 _TRIES_MAX: Final[dict[type[Exception], int]] = {
-    _ConflictError: CONFLICTS_MAX,
-    _LostError: 2,
+    ConflictError: CONFLICTS_MAX,
+    LostError: 2,
     UnavailableError: 1,
     OutcomeUnknownError: 1,
 }
-
-_DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
-
-_UNKNOWN: Final = (
-    "The connection to the database ended at the commit: the movement is stored once or not at "
-    "all, and its row tells which. Retry with the same key."
-)
-
-
-def _in_short(error: BaseException) -> str:
-    """The error without its details: they show the row, and the log must not."""
-    parts = [type(error).__name__]
-    for name in ("sqlstate", "table_name", "constraint_name"):
-        value = getattr(error, name, None)
-        if value:
-            parts.append(f"{name}={value}")
-    return " ".join(parts)
 
 
 def _same_row(then: Decision, now: Decision) -> bool:
@@ -374,17 +267,4 @@ def _same_row(then: Decision, now: Decision) -> bool:
         and isinstance(now, Recorded)
         and not then.replayed
         and now.entry == then.entry
-    )
-
-
-def _unavailable(error: BaseException) -> UnavailableError:
-    log.error(
-        "database unavailable",
-        extra={"error": str(error), "error_name": getattr(error, "sqlstate", None) or "connection"},
-    )
-    why = postgres.reason(error) or "is busy with another process's write"
-    return UnavailableError(
-        f"The database {why}; this attempt was not executed. "
-        "Retry with the same key after the pause in Retry-After.",
-        cause=getattr(error, "sqlstate", None) or "connection",
     )

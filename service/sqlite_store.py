@@ -84,6 +84,7 @@ class SqliteStore:
         self._balance_max_minor = balance_max_minor
         self._open_on_first = open_on_first
         self._clock_us = clock_us
+        self.batches_max: Final = 1
         self.timing: Timing | None = None
 
     async def commit(self, movements: Sequence[Movement]) -> list[Decision]:

@@ -72,6 +72,11 @@ class Store(Protocol):
         ...
 
     @property
+    def batches_max(self) -> int:
+        """How many calls of ``commit`` are worth having at a time."""
+        ...
+
+    @property
     def readers(self) -> AsyncEngine:
         """Read-only connections, apart from the writer's: all that ``reader.Reader`` needs.
 

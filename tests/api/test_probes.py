@@ -91,7 +91,7 @@ async def test_a_movement_older_than_five_seconds_is_not_ready_but_alive(
     answers.append(asyncio.create_task(post(client, "k1")))
     while committer.depth < 1:  # noqa: ASYNC110 - the product has no event for it
         await asyncio.sleep(0)
-    (old,) = committer._batch if place == "at work" else committer._queues["alice"]
+    (old,) = committer._batches[0] if place == "at work" else committer._queues["alice"]
     old.since_s -= age_s
     assert await ready(client) == (status, WELL | {"keeping_up": status == 200})
     assert await alive(client) == 200

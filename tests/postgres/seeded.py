@@ -48,25 +48,25 @@ class _Seeded:
 def seeded(
     teller: Teller, *, before: Hook | None = None, after: Hook | None = None
 ) -> Iterator[None]:
-    """Within the block every connection that the writer opens, or has, passes the hooks."""
-    store: Any = teller.store
-    true, connected = store._driver, store._connected
+    """Within the block every connection that the first writer opens, or has, passes the hooks."""
+    writer: Any = teller.store._writers[0]  # type: ignore[attr-defined]
+    true, connected = writer.driver, writer._connected
 
     async def wrapped() -> Any:
         driver = await connected()
         if not isinstance(driver, _Seeded):
-            driver = store._driver = _Seeded(driver, before, after)
+            driver = writer.driver = _Seeded(driver, before, after)
         return driver
 
-    store._connected = wrapped
+    writer._connected = wrapped
     try:
         yield
     finally:
-        store._connected = connected
-        if isinstance(store._driver, _Seeded):
-            store._driver = store._driver._true
-        elif store._driver is not None:
-            store._driver = true
+        writer._connected = connected
+        if isinstance(writer.driver, _Seeded):
+            writer.driver = writer.driver._true
+        elif writer.driver is not None:
+            writer.driver = true
 
 
 def at(verb: str, act: Callable[[Any], Awaitable[None]]) -> Hook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -17,12 +18,17 @@ from tests.conftest import client_of, headers
 from tests.postgres.seeded import at, second_hand, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from asyncio import Event
+    from collections.abc import AsyncIterator, Callable
 
     import httpx
 
+    from service.errors import OperatingError
+    from service.ledger import Decision
     from service.settings import Settings
     from service.teller import Teller
+
+    Waiting = asyncio.Future[Decision | OperatingError]
 
 pytestmark = pytest.mark.engines("postgresql", reason="test_store.py of tests/faults has SQLite's")
 
@@ -197,7 +203,7 @@ async def test_an_idle_connection_that_was_ended_costs_no_answer(
 ) -> None:
     assert (await deposit(client, "k1")).status_code == 201
     async with second_hand(database_url) as hand:
-        await end_connection(teller.store._driver, hand)  # type: ignore[attr-defined]
+        await end_connection(teller.store._writers[0].driver, hand)  # type: ignore[attr-defined]
     assert (await deposit(client, "k2")).json()["balance"] == "2.00"
 
 
@@ -207,8 +213,8 @@ async def test_a_commit_whose_result_stays_unknown_is_said_so_and_the_service_go
 ) -> None:
     settings = make_settings(answer_timeout_ms=1_000)
     async with opened(settings) as at_work, client_of(at_work) as client:
-        store: Any = at_work.store
-        connected, away = store._connected, False
+        writer: Any = at_work.store._writers[0]  # type: ignore[attr-defined]
+        connected, away = writer._connected, False
 
         async def lose(connection: Any) -> None:
             nonlocal away
@@ -221,14 +227,14 @@ async def test_a_commit_whose_result_stays_unknown_is_said_so_and_the_service_go
                 raise UnavailableError("seeded: no server answers")
             return await connected()
 
-        store._connected = connect
+        writer._connected = connect
         side = "after" if stored else "before"
         with seeded(at_work, **{side: at("COMMIT", lose)}):
             commit = at_work.store.commit([movement("k")])
             with pytest.raises(OutcomeUnknownError) as unknown:
                 await commit
         assert unknown.value.restart is False
-        store._connected = connected
+        writer._connected = connected
         assert not at_work.committer.failed.is_set()
         settled = await deposit(client, "k")
         assert settled.status_code == 201
@@ -279,7 +285,7 @@ async def test_a_server_that_takes_no_writes_is_503_until_it_does(
     async with second_hand(database_url) as hand:
         name = await hand.fetchval("SELECT current_database()")
         await hand.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await end_connection(teller.store._driver, hand)  # type: ignore[attr-defined]
+        await end_connection(teller.store._writers[0].driver, hand)  # type: ignore[attr-defined]
         refused = await deposit(client, "k2")
         assert refused.status_code == 503, refused.text
         assert refused.json()["code"] == "unavailable"
@@ -297,6 +303,95 @@ async def test_a_movement_that_the_database_refuses_fails_alone(
     assert [isinstance(answer, Recorded) for answer in answers] == [True] * 4 + [False] + [True] * 5
     async with second_hand(database_url) as hand:
         assert [seq for _, seq, _ in await rows_of(hand)] == [*range(1, 10)]
+
+
+# -- two batches at work ------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def held_at_commit(teller: Teller, first: Movement) -> AsyncIterator[tuple[Waiting, Event]]:
+    """A batch of one before its COMMIT, and the event that lets it go on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(_connection: Any) -> None:
+        reached.set()
+        await go_on.wait()
+
+    with seeded(teller, before=at("COMMIT", wait)):
+        waiting = teller.committer.submit(first)
+        await reached.wait()
+        try:
+            yield waiting, go_on
+        finally:
+            go_on.set()
+            await waiting
+
+
+async def test_a_second_batch_is_committed_beside_the_first_once_as_many_wait_as_make_it_worth(
+    teller: Teller,
+) -> None:
+    async with held_at_commit(teller, movement("first")) as (first, _go_on):
+        bobs = [teller.committer.submit(movement(f"b{n}", "bob")) for n in range(15)]
+        await asyncio.sleep(0.2)
+        assert [future for future in bobs if future.done()] == []
+        bobs.append(teller.committer.submit(movement("b15", "bob")))
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await asyncio.gather(*bobs)
+        assert [answer.entry.seq for answer in answers if isinstance(answer, Recorded)] == [
+            *range(1, 17)
+        ]
+        assert not first.done()
+
+
+async def test_a_batch_that_needs_the_same_accounts_and_keys_comes_after_the_one_that_has_them(
+    database_url: str, teller: Teller
+) -> None:
+    async with (
+        second_hand(database_url) as hand,
+        held_at_commit(teller, movement("k0")) as (first, go_on),
+    ):
+        more = [teller.committer.submit(movement(f"k{n}")) for n in range(16)]
+        await somebody_waits_for_a_lock(hand)
+        go_on.set()
+        one, *rest = await asyncio.gather(first, *more)
+        assert isinstance(one, Recorded) and not one.replayed
+        found = [
+            (answer.entry.seq, answer.replayed) for answer in rest if isinstance(answer, Recorded)
+        ]
+        assert found == [(1, True), *((seq, False) for seq in range(2, 17))]
+        assert await rows_of(hand) == [(f"k{n}", n + 1, 100 * (n + 1)) for n in range(16)]
+
+
+async def test_both_batches_are_answered_when_the_service_stops(teller: Teller) -> None:
+    async with held_at_commit(teller, movement("first")) as (first, go_on):
+        bobs = [teller.committer.submit(movement(f"b{n}", "bob")) for n in range(16)]
+        stopping = asyncio.create_task(teller.committer.finish())
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await asyncio.gather(*bobs)
+        assert {type(answer) for answer in answers} == {Recorded}
+        assert (stopping.done(), teller.committer.alive) == (False, True)
+        go_on.set()
+        await stopping
+        assert isinstance(await first, Recorded)
+        assert not teller.committer.alive
+
+
+async def test_a_bug_of_one_loop_lets_the_other_answer_its_batch_and_turns_the_rest_away(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with held_at_commit(teller, movement("first")) as (first, go_on):
+
+        def broken() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(teller.committer, "_take", broken)
+        bobs = [teller.committer.submit(movement(f"b{n}", "bob")) for n in range(16)]
+        await teller.committer.failed.wait()
+        go_on.set()
+        assert isinstance(await first, Recorded)
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await asyncio.gather(*bobs)
+        assert {type(answer) for answer in answers} == {UnavailableError}
 
 
 async def test_the_audit_finds_new_rows_by_their_keys_however_long_the_ledger_is(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from service.sqlite import driver
@@ -11,6 +12,8 @@ from service.sqlite_store import SqliteStore
 from tests.faults.seeded import IOERR_FSYNC, _Seeded
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from service.teller import Teller
 
 
@@ -37,8 +40,8 @@ class Cut:
             writer._connection = _Seeded(true, self._before_on_file, self._after_on_file)
         else:
             self._verb = {"INSERT": "WITH", "UPDATE": "SELECT"}.get(verb, verb)
-            self._connected = store._connected
-            store._connected = self._cut_connection
+            for writer in store._writers:
+                writer._connected = partial(self._cut_connection, writer._connected)
 
     def _matches(self, sql: str) -> bool:
         return sql.lstrip().startswith(self._verb)
@@ -64,15 +67,16 @@ class Cut:
 
     # -- a server: the connection is gone ---------------------------------------------------
 
-    async def _cut_connection(self) -> Any:
+    async def _cut_connection(self, connected: Callable[[], Awaitable[Any]]) -> Any:
         if self.happened.is_set():
             raise ConnectionResetError("cut")
-        return _CutConnection(self, await self._connected())
+        return _CutConnection(self, await connected())
 
     async def close(self) -> None:
         """Leave nothing open that a killed process would not."""
         if not self._on_file:
-            await self._store._hang_up("cut")
+            for writer in self._store._writers:
+                await writer._hang_up("cut")
 
 
 class _CutConnection:

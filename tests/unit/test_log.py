@@ -169,7 +169,7 @@ async def test_a_database_error_says_nothing_of_the_movement_that_met_it(
         )
     else:
         # PostgreSQL's error shows the whole row.
-        await store._driver.execute(
+        await store._writers[0].driver.execute(
             "ALTER TABLE movements ADD CONSTRAINT broken CHECK (key <> 'kkk')"
         )
     answer = await client.post(
