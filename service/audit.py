@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from service import heads
 from service.errors import OperatingError
@@ -134,6 +134,24 @@ class AuditState:
         self.last_pass_duration_s = duration_s
 
 
+class _Audited(NamedTuple):
+    """Rows of one account without a gap, and up to when rows were looked for when it grew."""
+
+    first_seq: int
+    last_seq: int
+    until_us: int
+
+    def with_(self, run: Run, until_us: int) -> _Audited:
+        """What is audited once the run is: both, or the run alone where rows lie between."""
+        if run.first_seq > self.last_seq + 1 or run.last_seq < self.first_seq - 1:
+            return _Audited(run.first_seq, run.last_seq, until_us)
+        return _Audited(
+            min(self.first_seq, run.first_seq),
+            max(self.last_seq, run.last_seq),
+            max(self.until_us, until_us),
+        )
+
+
 class Auditor:
     """The continuous audit of a service: new rows within seconds, all rows again and again.
 
@@ -148,8 +166,8 @@ class Auditor:
         self._currency = currency
         self.state = state
         self._after_us = now_us()
-        # By account: the last sequence number audited, and up to when rows were then looked for.
-        self._audited: dict[int, tuple[int, int]] = {}
+        # What was audited of the rows that are found again, by account.
+        self._audited: dict[int, _Audited] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Auditor]:
@@ -167,6 +185,14 @@ class Auditor:
 
     async def check_new(self) -> None:
         """Check every row created since the last call, whichever process wrote it."""
+        try:
+            await self._check_new()
+        except BaseException:
+            # The database may be another one next time, a standby that lacks what was audited.
+            self._audited.clear()
+            raise
+
+    async def _check_new(self) -> None:
         started_s = time.monotonic()
         skew_us = 0 if self._scan.one_clock else CLOCK_SKEW_US
         # After a clock was set back, new rows are older than the last one seen.
@@ -180,30 +206,31 @@ class Auditor:
             if until_us is None:
                 break
             rows = sum(run.last_seq - run.first_seq + 1 for run in runs)
-            for page in _paged(self._unaudited(runs), TAIL_ROWS_PER_PAGE):
+            new = [run for run in map(self._unaudited, runs) if run is not None]
+            for page in _paged(new, TAIL_ROWS_PER_PAGE):
                 for recent in await self._scan.recent(page):
                     self.state.add(self._violations(recent), of_tail=True)
                     self.state.rows_checked_total += len(recent.entries)
                 await asyncio.sleep(TAIL_PAUSE_S)
-            self._audited |= {run.account_id: (run.last_seq, until_us) for run in runs}
+            for run in runs:
+                known = self._audited.get(run.account_id, _Audited(run.first_seq, 0, 0))
+                self._audited[run.account_id] = known.with_(run, until_us)
             self._audited = {
-                account_id: audited
-                for account_id, audited in self._audited.items()
-                if audited[1] > until_us - skew_us
+                account_id: known
+                for account_id, known in self._audited.items()
+                if known.until_us > until_us - skew_us
             }
             self._after_us = after_us = until_us
         self.state.tail_current_at_s = started_s
 
-    def _unaudited(self, runs: Iterable[Run]) -> Iterator[Run]:
-        """The runs without what was audited: rows of the last seconds are found again each time.
-
-        An account's rows are committed in the order of their sequence numbers, so that none comes
-        late below one that was seen.
-        """
-        for run in runs:
-            last_seq, _ = self._audited.get(run.account_id, (0, 0))
-            if run.last_seq > last_seq:
-                yield run._replace(first_seq=max(run.first_seq, last_seq + 1))
+    def _unaudited(self, run: Run) -> Run | None:
+        """The run without what was audited: rows of the last seconds are found again each time."""
+        known = self._audited.get(run.account_id)
+        if known is None or run.first_seq < known.first_seq:
+            return run
+        if run.last_seq <= known.last_seq:
+            return None
+        return run._replace(first_seq=max(run.first_seq, known.last_seq + 1))
 
     async def check_all(self) -> None:
         """Replay the whole ledger once, slowly."""

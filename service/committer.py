@@ -253,6 +253,8 @@ class Committer:
         finally:
             self._wake.set()
             _answer_all(batch, OutcomeUnknownError(_CUT_SHORT))
+            if self.failed.is_set():
+                self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
 
     def _ready(self) -> bool:
         """Whether a batch can begin: beside another, only if as much waits as is at work."""
@@ -261,7 +263,7 @@ class Committer:
 
     def _take(self) -> list[_Waiting]:
         """Up to a batch of what waits, one of each user in turn; the other loops' share stays."""
-        share = math.ceil((self._depth + sum(map(len, self._batches))) / len(self._batches))
+        share = (self._depth + sum(map(len, self._batches))) // len(self._batches)
         most = min(self._batch_size_max, max(share, BESIDE_MIN))
         batch: list[_Waiting] = []
         ring, queues = self._ring, self._queues

@@ -200,12 +200,15 @@ class ExchangeMiddleware:
             return
         trace_id, span_id, span, ours = tracing.request(scope, exchange.fields)
         exchange.trace, exchange.span_id = trace_id, span_id
-        if span is None or not ours:
-            sampled = span is not None
+        if span is None:
+            await self._serve(scope, receive, send, exchange, teller)
+            return
+        sampled = span.is_recording()
+        if not ours:
             await self._serve(scope, receive, send, exchange, teller, sampled=sampled)
             return
         with spans.serving(span):
-            route = await self._serve(scope, receive, send, exchange, teller, sampled=True)
+            route = await self._serve(scope, receive, send, exchange, teller, sampled=sampled)
             spans.answered(
                 span,
                 method=scope["method"],

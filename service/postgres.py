@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # SQLSTATE codes and classes (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 # Rolled back because of another transaction: the same one may pass if it is run again.
 CONFLICTS: Final = frozenset({"40001", "40P01"})
+LOCK_NOT_AVAILABLE: Final = "55P03"
 # Of the server or its machine, not of a movement; what it says is put after "The database".
 REASONS: Final = {
     "25006": "is read-only: another server leads now",
@@ -42,7 +43,7 @@ REASONS: Final = {
     "3D000": "does not exist",
     "42501": "refused the permission",
     "53": "is out of resources",
-    "55P03": "is busy with another process's write",
+    LOCK_NOT_AVAILABLE: "is busy with another process's write",
     "57014": "did not finish a statement in time",
     "57P": "is shutting down, starting or recovering",
     "58": "could not read or write its disk",

@@ -163,6 +163,8 @@ class PostgresStore:
                     if in_doubt:
                         if type(error) not in _TRIES_MAX or loop.time() > give_up_at_s:
                             raise OutcomeUnknownError(UNKNOWN, restart=False) from error
+                    elif self._beside_another(error) and loop.time() < give_up_at_s:
+                        pass  # this process's own batch has the locks, and will have an end
                     elif attempt >= _TRIES_MAX.get(type(error), 1):
                         if isinstance(error, ConflictError | LostError):
                             raise unavailable(error.__cause__ or error) from error
@@ -172,6 +174,11 @@ class PostgresStore:
                 pause_s = min(PAUSE_MAX_S, 0.005 * 2**attempt)
                 await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 - spreads retries
         raise AssertionError("unreachable")
+
+    def _beside_another(self, error: Exception) -> bool:
+        """Whether it is a lock that was waited for too long, and another batch is at work here."""
+        waited = isinstance(error, UnavailableError) and error.cause == postgres.LOCK_NOT_AVAILABLE
+        return waited and len(self._writers) - len(self._idle) > 1
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[Writer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from sqlalchemy import and_, bindparam, select
@@ -115,7 +116,8 @@ class Reader:
         future: asyncio.Future[Account | OperatingError | None] = loop.create_future()
         self._asked.append((user_id, future))
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
+            # In a context of its own: it answers many requests, and none is its own.
+            self._asking = asyncio.create_task(self._ask(), context=Context())
         await asyncio.wait({future}, timeout=READ_TIMEOUT_S)
         found = future.result() if future.done() else _too_slow()
         if isinstance(found, OperatingError):

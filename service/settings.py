@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         description="How long PostgreSQL may work on a statement or stay silent; then 503.",
     )
     database_readers_max: int = Field(
-        4, ge=1, le=1_000, description="Connections to PostgreSQL for reads, beside the writer's."
+        4,
+        ge=1,
+        le=1_000,
+        description="Connections to PostgreSQL for reads, beside the two that write.",
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="The port; 0 takes any free one.")

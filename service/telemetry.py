@@ -69,18 +69,20 @@ class Lines(logging.StreamHandler["TextIO"]):
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._of_turn: list[tuple[float, str, str, Callable[[], str]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def write_event(self, logger: str, message: str, members: Callable[[], str]) -> None:
         """See ``write_event``; for the event loop's thread alone."""
         self._of_turn.append((time.time(), logger, message, members))
-        if len(self._of_turn) == 1:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:  # no event loop, no turn
-                self.flush()
-            else:
-                # Two turns on: the answers' bytes leave in the next one (wire.py).
-                loop.call_soon(loop.call_soon, self.flush)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no event loop, no turn
+            self.flush()
+            return
+        if len(self._of_turn) == 1 or loop is not self._loop:
+            self._loop = loop
+            # Two turns on: the answers' bytes leave in the next one (wire.py).
+            loop.call_soon(loop.call_soon, self.flush)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line, after those of the requests before it."""
@@ -96,7 +98,7 @@ class Lines(logging.StreamHandler["TextIO"]):
             if waiting:
                 self.stream.write("".join([_line(*event) for event in waiting]))
             super().flush()
-        except (OSError, ValueError):  # as in logging: it fails no request
+        except Exception:  # noqa: BLE001 - as in logging: it fails nobody who logs
             self.handleError(logging.makeLogRecord({"msg": "lines not written"}))
         finally:
             self.release()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 import service
 from service.errors import OperatingError, StartError
@@ -61,8 +61,8 @@ class _Headers(Getter["Mapping[bytes, bytes]"]):
 _HEADERS: Final = _Headers()
 
 
-# Trace id and span id in hexadecimal as W3C writes them; the span if it is sampled; and whether
-# it is Teller's to describe and to end, or an agent's.
+# Trace id and span id in hexadecimal as W3C writes them; the span, None if it is not sampled and
+# nobody asks for it; and whether it is Teller's to describe and to end, or an agent's.
 Requested = tuple[str, str, "Span | None", bool]
 
 
@@ -74,14 +74,16 @@ class Traces:
     Args:
         tracer: of the SDK's provider.
         engine: ``db.system.name`` of the ledger's database.
+        shared: whether others make spans too: an unsampled request's has to be above theirs.
     """
 
-    def __init__(self, tracer: Tracer, *, engine: str) -> None:
+    def __init__(self, tracer: Tracer, *, engine: str, shared: bool = False) -> None:
         from service.sampling import Sampling  # noqa: PLC0415 - no SDK unless it is asked for
 
         self._tracer = tracer
         self._requests = Sampling(tracer)
         self._engine = engine
+        self._shared = shared
         names = propagate.get_global_textmap().fields
         self._propagated = {name.lower().encode() for name in names}
 
@@ -96,15 +98,16 @@ class Traces:
         around = trace.get_current_span()
         outer = around.get_span_context()
         if outer.is_valid:
-            span = around if around.is_recording() else None
-            return f"{outer.trace_id:032x}", f"{outer.span_id:016x}", span, False
+            return f"{outer.trace_id:032x}", f"{outer.span_id:016x}", around, False
         parent = _EMPTY
         if not self._propagated.isdisjoint(fields):
             parent = propagate.extract(fields, _EMPTY, _HEADERS)
         drawn = trace_id, span_id = self._requests.draw(parent)
-        span = None
+        span: Span | None = None
         if parent or not self._requests.drops(trace_id):
             span = self._begun(drawn, parent, scope, fields)
+        if span is None and self._shared:
+            span = NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False))
         return f"{trace_id:032x}", f"{span_id:016x}", span, True
 
     def _begun(
@@ -249,14 +252,14 @@ def exporting(engine: str) -> Iterator[Traces | None]:
         StartError: what they ask for is not installed.
     """
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        yield _traces(engine)
+        yield _traces(engine, shared=True)
         return
     if not _asked():
         yield None
         return
     _configure()
     try:
-        yield _traces(engine)
+        yield _traces(engine, shared=False)
     finally:
         provider: Any = trace.get_tracer_provider()
         flush = threading.Thread(target=provider.shutdown, daemon=True)
@@ -264,12 +267,12 @@ def exporting(engine: str) -> Iterator[Traces | None]:
         flush.join(FLUSH_TIMEOUT_S)
 
 
-def _traces(engine: str) -> Traces | None:
+def _traces(engine: str, *, shared: bool) -> Traces | None:
     from opentelemetry.sdk.trace import Tracer  # noqa: PLC0415 - no SDK unless it is asked for
 
     tracer = trace.get_tracer("teller", service.__version__, schema_url=SCHEMA_URL)
     if isinstance(tracer, Tracer):
-        return Traces(tracer, engine=engine)
+        return Traces(tracer, engine=engine, shared=shared)
     if not isinstance(tracer, trace.NoOpTracer):
         log.warning("no traces: the provider is not of OpenTelemetry's SDK")
     return None

@@ -71,6 +71,40 @@ async def test_a_long_backlog_is_checked_window_by_window_in_one_call(
     assert auditor.state.violations == {}
 
 
+async def test_rows_found_again_in_several_windows_are_checked_once(
+    teller: Teller, auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "TAIL_ROWS_PER_WINDOW", 2)
+    for number in range(8):
+        await ledgers.move(teller, "alice", f"k{number}", "deposit", 1)
+    await auditor.check_new()
+    checked = auditor.state.rows_checked_total
+    for _ in range(2):
+        await auditor.check_new()
+        assert auditor.state.rows_checked_total == checked
+
+
+def test_what_was_audited_of_an_account_grows_only_where_it_touches() -> None:
+    known = auditing._Audited(6, 6, 10)
+    assert known.with_(Run(1, 7, 9), 20) == (6, 9, 20)
+    assert known.with_(Run(1, 5, 9), 20) == (5, 9, 20)
+    assert known.with_(Run(1, 5, 5), 20) == (5, 6, 20)
+    assert known.with_(Run(1, 6, 6), 5) == (6, 6, 10)
+    assert known.with_(Run(1, 8, 9), 20) == (8, 9, 20)
+    assert known.with_(Run(1, 3, 4), 20) == (3, 4, 20)
+
+
+async def test_a_row_whose_clock_was_slow_is_checked_though_a_later_one_was(
+    auditor: Auditor,
+) -> None:
+    auditor._audited[1] = auditing._Audited(6, 6, 10)
+    assert auditor._unaudited(Run(1, 5, 5)) == (1, 5, 5)
+    assert auditor._unaudited(Run(1, 5, 9)) == (1, 5, 9)
+    assert auditor._unaudited(Run(1, 6, 9)) == (1, 7, 9)
+    assert auditor._unaudited(Run(1, 6, 6)) is None
+    assert auditor._unaudited(Run(2, 6, 6)) == (2, 6, 6)
+
+
 async def test_rows_that_come_during_a_check_wait_for_the_next_so_that_load_cannot_hold_it(
     teller: Teller, auditor: Auditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

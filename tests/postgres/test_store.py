@@ -362,6 +362,20 @@ async def test_a_batch_that_needs_the_same_accounts_and_keys_comes_after_the_one
         assert await rows_of(hand) == [(f"k{n}", n + 1, 100 * (n + 1)) for n in range(16)]
 
 
+async def test_a_batch_waits_for_its_sibling_though_that_takes_longer_than_a_lock_may(
+    make_settings: Callable[..., Settings], teller: Teller
+) -> None:
+    settings = make_settings(busy_timeout_ms=100)
+    assert teller.settings.database_url == settings.database_url
+    async with opened(settings) as at_work, held_at_commit(at_work, movement("k0")) as (_, go_on):
+        more = [at_work.committer.submit(movement(f"k{n}")) for n in range(1, 17)]
+        await asyncio.sleep(1)
+        assert [future for future in more if future.done()] == []
+        go_on.set()
+        answers = await asyncio.gather(*more)
+        assert {type(answer) for answer in answers} == {Recorded}
+
+
 async def test_both_batches_are_answered_when_the_service_stops(teller: Teller) -> None:
     async with held_at_commit(teller, movement("first")) as (first, go_on):
         bobs = [teller.committer.submit(movement(f"b{n}", "bob")) for n in range(16)]

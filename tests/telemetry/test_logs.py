@@ -182,6 +182,19 @@ async def test_a_record_comes_after_the_requests_before_it_and_the_end_loses_non
     assert request_ids(writes) == ["before", "stopping", "after"]
 
 
+def test_lines_that_a_loop_left_are_written_by_the_next(writes: Writes) -> None:
+    async def one(request_id: bytes) -> None:
+        logged(request_id)
+
+    async def two(request_id: bytes) -> None:
+        logged(request_id)
+        await turns_end()
+
+    asyncio.run(one(b"left"))
+    asyncio.run(two(b"next"))
+    assert request_ids(writes) == ["left", "next"]
+
+
 def test_a_stream_that_refuses_a_line_fails_no_request(
     lines: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 from opentelemetry.sdk.trace.sampling import Decision as Sampled
-from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span, set_span_in_context
 
 from service.errors import UnavailableError
 from service.ledger import Movement
@@ -271,6 +271,28 @@ def test_what_the_id_alone_drops_the_sampler_itself_would_have_dropped(sampler: 
             assert dropped
         elif by_ratio and "Ratio" in sampler.get_description():
             assert not dropped
+
+
+async def test_what_others_do_within_an_unsampled_request_is_under_it(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = Traced(ratio=0.0)
+    assert isinstance(traced.tracer, Tracer)
+    traces = Traces(traced.tracer, engine="sqlite", shared=True)
+    async with opened(make_settings(), tracing=traces) as teller, client_of(teller) as client:
+        submit, above = teller.committer.submit, []
+
+        def instrumented(movement: Movement) -> asyncio.Future[Decision | OperatingError]:
+            above.append(get_current_span().get_span_context())
+            with traced.tracer.start_as_current_span("a driver's"):
+                return submit(movement)
+
+        monkeypatch.setattr(teller.committer, "submit", instrumented)
+        await client.post("/deposit", json=BODY, headers={**headers("one"), **NOT_SAMPLED})
+        await client.post("/deposit", json=BODY, headers=headers("two"))
+    assert f"{above[0].trace_id:032x}" == TRACE
+    assert [context.is_valid for context in above] == [True, True]
+    assert traced.exporter.get_finished_spans() == ()
 
 
 async def test_a_failed_batch_and_its_request_are_errors(
