@@ -16,7 +16,6 @@ from tests.bench import generate, wrk
 from tests.bench.contestants import TELLER, alone, running
 from tests.bench.machine import split_cores
 from tests.bench.targets import Found, Measured
-from tests.bench.throughput import WARM_UP_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from tests.bench.targets import Plan
 
 CONNECTIONS: Final = 64
+# Longer than the audit's period: from then on it does in each second what a second brings.
+SETTLE_S: Final = 3
 ROWS_AN_ACCOUNT: Final = 10
 
 
@@ -99,39 +100,43 @@ def _fill(folder: Path, accounts: int, plan: Plan) -> None:
 
 
 def compared(target: str, plan: Plan, *sides: Side) -> Found:
-    """The throughput of the first over that of the last, round by round, in turns A B B A."""
+    """The throughput of the first over that of the last, round by round, in turns A B B A.
+
+    Each starts anew every round: one process may be faster than the next by a tenth for as long
+    as it lives.
+    """
     servers, loads = split_cores()
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     cpu_us: dict[str, list[float]] = {side.name: [] for side in sides}
-    with ExitStack() as stack:
-        at_work = {
-            side.name: stack.enter_context(
-                running(side.contestant, cores=servers, folder=side.folder)
-            )
-            for side in sides
-        }
-        for round_ in range(-1, plan.rounds):  # the first is the warm-up
-            for side in sides if round_ % 2 else reversed(sides):
-                one = at_work[side.name]
-                load = {
-                    "url": one.url,
-                    "connections": CONNECTIONS,
-                    "cores": loads,
-                    "users": side.users,
-                    "prefix": f"r{round_}-",
-                }
-                seconds = plan.seconds if round_ >= 0 else WARM_UP_S
-                with alone(one, at_work.values()):
-                    if side.replays:
-                        first = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
-                        load["keys"] = first.requests
-                    before_s = one.cpu_s()
-                    slice_ = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
-                    cpu_s = one.cpu_s() - before_s
-                if round_ >= 0:
-                    rates[side.name].append(slice_.per_s)
-                    cpu_us[side.name].append(cpu_s * 1e6 / slice_.requests)
-                    plan.say(f"{target} {side.name}: {slice_.per_s:,.0f}/s")
+    for round_ in range(plan.rounds):
+        with ExitStack() as stack:
+            at_work = {
+                side.name: stack.enter_context(
+                    running(side.contestant, cores=servers, folder=side.folder)
+                )
+                for side in sides
+            }
+            for part, seconds in (("warm", SETTLE_S), ("r", plan.seconds)):
+                for side in sides if round_ % 2 else reversed(sides):
+                    one = at_work[side.name]
+                    load = {
+                        "url": one.url,
+                        "connections": CONNECTIONS,
+                        "cores": loads,
+                        "users": side.users,
+                        "prefix": f"{part}{round_}-",
+                    }
+                    with alone(one, at_work.values()):
+                        if side.replays:
+                            first = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
+                            load["keys"] = first.requests
+                        before_s = one.cpu_s()
+                        slice_ = wrk.load(**load, seconds=seconds)  # type: ignore[arg-type]
+                        cpu_s = one.cpu_s() - before_s
+                    if part == "r":
+                        rates[side.name].append(slice_.per_s)
+                        cpu_us[side.name].append(cpu_s * 1e6 / slice_.requests)
+                        plan.say(f"{target} {side.name}: {slice_.per_s:,.0f}/s")
     first_, last = sides[0].name, sides[-1].name
     ratios = [a / b for a, b in zip(rates[first_], rates[last], strict=True)]
     note = ", ".join(
