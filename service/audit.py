@@ -213,8 +213,12 @@ class Auditor:
                     self.state.rows_checked_total += len(recent.entries)
                 await asyncio.sleep(TAIL_PAUSE_S)
             for run in runs:
-                known = self._audited.get(run.account_id, _Audited(run.first_seq, 0, 0))
-                self._audited[run.account_id] = known.with_(run, until_us)
+                known = self._audited.get(run.account_id)
+                self._audited[run.account_id] = (
+                    known.with_(run, until_us)
+                    if known
+                    else _Audited(run.first_seq, run.last_seq, until_us)
+                )
             self._audited = {
                 account_id: known
                 for account_id, known in self._audited.items()

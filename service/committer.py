@@ -69,7 +69,9 @@ class _Waiting:
 
 
 class Committer:
-    """The one writer of this process: a bounded queue before a loop of transactions.
+    """The one way to write of this process: a bounded queue before its loops of transactions.
+
+    There are as many loops as the store works on batches at a time: one on SQLite.
 
     A request only awaits a future; the transaction is nobody's request, so a request that is
     cancelled can neither leave a lock behind nor take a movement back.

@@ -239,7 +239,7 @@ class PostgresStore:
 async def opened(
     settings: Settings, writers: AsyncEngine, *, clock_us: Callable[[], int] = now_us
 ) -> AsyncIterator[PostgresStore]:
-    """The store on a migrated database; its writing connection is opened by the first batch."""
+    """The store on a migrated database; its writing connections are opened by batches."""
     async with postgres.opened(settings, read_only=True) as readers:
         store = PostgresStore(
             writers,
