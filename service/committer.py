@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from service.store import Store
     from service.traces import Traces
 
+    Answer = asyncio.Future[Decision | OperatingError]
+
 TICK_S: Final = 0.25
 IDLE_BEFORE_CHECKPOINT_S: Final = 1.0
-# A second batch is begun beside one at work from so many movements on: fewer cost more as two.
+# A second batch is begun beside one at work from so many users on: fewer cost more as two.
 BESIDE_MIN: Final = 16
 
 _NOT_EXECUTED: Final = "This attempt was not executed. Retry with the same key."
@@ -53,7 +55,7 @@ class _Waiting:
     def __init__(
         self,
         movement: Movement,
-        future: asyncio.Future[Decision | OperatingError],
+        future: Answer,
         since_s: float,
         span: Span | None,
     ) -> None:
@@ -71,10 +73,9 @@ class _Waiting:
 class Committer:
     """The one way to write of this process: a bounded queue before its loops of transactions.
 
-    There are as many loops as the store works on batches at a time: one on SQLite.
-
-    A request only awaits a future; the transaction is nobody's request, so a request that is
-    cancelled can neither leave a lock behind nor take a movement back.
+    There are as many loops as the store works on batches at a time: one on SQLite. A request only
+    awaits a future; the transaction is nobody's request, so a request that is cancelled can
+    neither leave a lock behind nor take a movement back.
     """
 
     def __init__(
@@ -97,9 +98,11 @@ class Committer:
         self._rows_max = wal_rows_max
         self._metrics = metrics
         self._traces = traces
-        # Users take turns: the ring holds each user with a queue once.
+        # Users take turns: the ring holds each user with a queue once, but those in a batch at
+        # work. Two batches at work have no user in common, and so never wait for each other.
         self._ring: deque[str] = deque()
         self._queues: dict[str, deque[_Waiting]] = {}
+        self._users_at_work: set[str] = set()
         # What is at work, by the loop that works on it.
         self._batches: list[list[_Waiting]] = [[] for _ in range(store.batches_max)]
         self._depth = 0
@@ -110,20 +113,18 @@ class Committer:
         self._wake = asyncio.Event()
         self._retiring = False
         self._stopping = False
-        self._running = False
         self._task: asyncio.Task[None] | None = None
         self.failed = asyncio.Event()
 
     # -- for requests -----------------------------------------------------------------------
 
-    def submit(self, movement: Movement) -> asyncio.Future[Decision | OperatingError]:
+    def submit(self, movement: Movement) -> Answer:
         """Queue a movement; the future gives its decision, or why there is none.
 
         The future resolves only after the transaction is durable. It may be cancelled: the
         movement is then carried out all the same.
         """
-        future: asyncio.Future[Decision | OperatingError]
-        future = asyncio.get_running_loop().create_future()
+        future: Answer = asyncio.get_running_loop().create_future()
         queue = self._queues.get(movement.user_id)
         if self._stopping or self.failed.is_set():
             future.set_result(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
@@ -136,7 +137,8 @@ class Committer:
         else:
             if queue is None:
                 queue = self._queues[movement.user_id] = deque()
-                self._ring.append(movement.user_id)
+                if movement.user_id not in self._users_at_work:
+                    self._ring.append(movement.user_id)
             # The event loop's own clock stands still while it works, and ticks milliseconds.
             span = None if self._traces is None else spans.current()
             queue.append(_Waiting(movement, future, monotonic(), span))
@@ -148,8 +150,9 @@ class Committer:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop runs and no COMMIT error is open."""
-        return self._running and not self.failed.is_set()
+        """Whether the loops run and no COMMIT error is open."""
+        running = self._task is not None and not self._task.done()
+        return running and not self.failed.is_set()
 
     @property
     def draining(self) -> bool:
@@ -181,7 +184,6 @@ class Committer:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Committer]:
         """Run the loop; at the end, answer everything that was accepted, then stop."""
-        self._running = True
         self._task = asyncio.create_task(self._loops(), name="committer")
         watch = asyncio.create_task(self._watch(), name="committer-watch")
         try:
@@ -217,7 +219,6 @@ class Committer:
         try:
             await asyncio.gather(*map(self._loop, self._batches))
         finally:
-            self._running = False
             self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
 
     async def _loop(self, batch: list[_Waiting]) -> None:
@@ -228,8 +229,9 @@ class Committer:
                         return
                     self._wake.clear()
                     await self._wake.wait()
-                    idle_s = monotonic() - self._busy_at_s
-                    idle = not self._ring and idle_s > IDLE_BEFORE_CHECKPOINT_S
+                    idle = (
+                        not self._ring and monotonic() - self._busy_at_s > IDLE_BEFORE_CHECKPOINT_S
+                    )
                     if self._checkpoint_due(idle=idle):
                         await self._checkpoint()
                     continue
@@ -245,40 +247,48 @@ class Committer:
                 else:
                     self._full = None
                     await self._commit(batch)
-                batch.clear()
-                self._wake.set()
+                self._done(batch)
                 if self._checkpoint_due(idle=False):
                     await self._checkpoint()
         except Exception:  # a bug of the loop itself: only a new process can take its place
             log.critical("writer failed", exc_info=True)
             self.failed.set()
         finally:
-            self._wake.set()
             _answer_all(batch, OutcomeUnknownError(_CUT_SHORT))
+            self._done(batch)
             if self.failed.is_set():
                 self._give_up(UnavailableError(f"The service is stopping. {_NOT_EXECUTED}"))
 
     def _ready(self) -> bool:
-        """Whether a batch can begin: beside another, only if as much waits as is at work."""
+        """Whether a batch can begin: beside another, only if as many users wait as are at work."""
         at_work = sum(map(len, self._batches))
-        return self._depth > 0 and (not at_work or self._depth >= max(at_work, BESIDE_MIN))
+        return bool(self._ring) and (not at_work or len(self._ring) >= max(at_work, BESIDE_MIN))
 
     def _take(self) -> list[_Waiting]:
         """Up to a batch of what waits, one of each user in turn; the other loops' share stays."""
         share = (self._depth + sum(map(len, self._batches))) // len(self._batches)
         most = min(self._batch_size_max, max(share, BESIDE_MIN))
         batch: list[_Waiting] = []
-        ring, queues = self._ring, self._queues
-        while ring and len(batch) < most:
-            user = ring.popleft()
-            queue = queues[user]
+        ring, again = self._ring, deque[str]()
+        while (ring or again) and len(batch) < most:
+            user = (ring or again).popleft()
+            queue = self._queues[user]
             batch.append(queue.popleft())
             if queue:
-                ring.append(user)
+                again.append(user)
             else:
-                del queues[user]
+                del self._queues[user]
         self._depth -= len(batch)
+        self._users_at_work.update(waiting.movement.user_id for waiting in batch)
         return batch
+
+    def _done(self, batch: list[_Waiting]) -> None:
+        """The batch is answered: its users take turns again, and the loops look again."""
+        users = dict.fromkeys(waiting.movement.user_id for waiting in batch)
+        self._users_at_work.difference_update(users)
+        self._ring.extend(user for user in users if user in self._queues)
+        batch.clear()
+        self._wake.set()
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         """Commit a batch and answer it; one that fails on a bug is halved until it is alone."""
@@ -286,10 +296,9 @@ class Committer:
         began_s = monotonic()
         try:
             decisions = await self._decided(batch, movements)
-        except OutcomeUnknownError as error:
-            log.critical("commit outcome unknown", exc_info=True)
-            self._answer_failed(batch, error)
         except OperatingError as error:
+            if isinstance(error, OutcomeUnknownError):
+                log.critical("commit outcome unknown", exc_info=True)
             self._answer_failed(batch, error)
         except Exception:  # the loop must live: one bad movement is not everybody's outage
             if len(batch) == 1:
@@ -359,15 +368,14 @@ class Committer:
                 self._wake.set()
 
     def _answer_late(self, *, before_s: float) -> None:
-        for batch in self._batches:
-            for waiting in batch:
-                if waiting.since_s < before_s:
-                    waiting.answer(
-                        UnavailableError(
-                            "The database has not finished in time; the movement may still be "
-                            "applied. Retry with the same key."
-                        )
+        for waiting in [waiting for batch in self._batches for waiting in batch]:
+            if waiting.since_s < before_s:
+                waiting.answer(
+                    UnavailableError(
+                        "The database has not finished in time; the movement may still be applied. "
+                        "Retry with the same key."
                     )
+                )
         for user, queue in list(self._queues.items()):
             while queue and queue[0].since_s < before_s:
                 queue.popleft().answer(
@@ -376,7 +384,8 @@ class Committer:
                 self._depth -= 1
             if not queue:
                 del self._queues[user]
-                self._ring.remove(user)
+                if user not in self._users_at_work:
+                    self._ring.remove(user)
 
     def _give_up(self, error: OperatingError) -> None:
         for queue in self._queues.values():

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # SQLSTATE codes and classes (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 # Rolled back because of another transaction: the same one may pass if it is run again.
 CONFLICTS: Final = frozenset({"40001", "40P01"})
+COMPLETION_UNKNOWN: Final = "40003"
 LOCK_NOT_AVAILABLE: Final = "55P03"
 # Of the server or its machine, not of a movement; what it says is put after "The database".
 REASONS: Final = {

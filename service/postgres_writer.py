@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 import asyncpg
 
@@ -14,8 +15,6 @@ from service.errors import OutcomeUnknownError, UnavailableError
 from service.store import Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 # Before the next batch tries the servers again, so that an outage is not a storm of logins.
@@ -30,6 +29,21 @@ UNKNOWN: Final = (
     "The connection to the database ended at the commit: the movement is stored once or not at "
     "all, and its row tells which. Retry with the same key."
 )
+
+
+class Decided(NamedTuple, Generic[Result]):
+    """What a transaction comes to, and the statement that it ends in.
+
+    ``locked_ns`` is when it held its locks, in nanoseconds since 1970 UTC; None if it waited for
+    none.
+    """
+
+    result: Result
+    locked_ns: int | None
+    write: Callable[[], Awaitable[object]]
+
+
+Work = Callable[[Any], Awaitable[Decided[Result]]]
 
 
 class Writer:
@@ -54,14 +68,15 @@ class Writer:
             await held.close()
 
     async def transaction(
-        self, work: Callable[[Any], Awaitable[tuple[Result, int]]], in_doubt: list[Result]
+        self, work: Work[Result], in_doubt: list[Result], *, locking: bool
     ) -> tuple[Result, Timing]:
-        """Run ``work`` between BEGIN and COMMIT; its result, and when the steps were reached.
+        """Run ``work`` and the statement that it ends in; its result, and when it came how far.
 
         Args:
-            work: the statements, on the driver's connection; gives its result, and when it held
-                its locks, in nanoseconds since 1970.
-            in_doubt: takes the result if the COMMIT never answered.
+            work: reads and decides.
+            in_doubt: takes the result if the commit never answered.
+            locking: all of it stands between BEGIN and COMMIT, so that ``work`` may lock and
+                write; if not, the last statement is the transaction.
 
         Raises:
             ConflictError, LostError, StatementError, UnavailableError: nothing is stored.
@@ -74,34 +89,29 @@ class Writer:
         try:
             began_ns = time.time_ns()
             try:
-                await driver.execute("BEGIN")
-                result, locked_ns = await work(driver)
+                if locking:
+                    await driver.execute("BEGIN")
+                result, locked_ns, write = await work(driver)
+                if locking:
+                    await write()
                 decided_ns = time.time_ns()
             except _DRIVER_ERRORS as error:
-                await self._roll_back(driver, error)
-                if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
-                    raise ConflictError from error
-                if driver.is_closed() or postgres.lost(error):
-                    raise LostError from error
-                if postgres.reason(error) is not None:
-                    raise unavailable(error) from error
-                raise StatementError(_in_short(error)) from None
+                await self._undo(driver, error)
             except BaseException as error:
                 await self._roll_back(driver, error)
                 raise
             self._warnings.clear()
             try:
-                done = await driver.execute("COMMIT")
+                done = await (driver.execute("COMMIT") if locking else write())
             except _DRIVER_ERRORS as error:
-                if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
-                    await self._roll_back(driver, error)
-                    raise ConflictError from error
+                if not _in_doubt(driver, error, locking=locking):
+                    await self._undo(driver, error)
                 in_doubt.append(result)
                 await self._hang_up(error)
                 raise OutcomeUnknownError(UNKNOWN, restart=False) from error
         finally:
             guard.cancel()
-        if done != "COMMIT":
+        if locking and done != "COMMIT":
             raise AssertionError(f"COMMIT was answered by {done}")
         if self._warnings:
             # "The transaction has already committed locally, but might not have been replicated":
@@ -109,7 +119,7 @@ class Writer:
             in_doubt.append(result)
             await self._hang_up(self._warnings[0])
             raise OutcomeUnknownError(UNKNOWN, restart=False)
-        return result, Timing(began_ns, locked_ns, decided_ns, time.time_ns())
+        return result, Timing(began_ns, locked_ns or began_ns, decided_ns, time.time_ns())
 
     async def _connected(self) -> Any:
         if self.driver is not None and not self.driver.is_closed():
@@ -130,12 +140,24 @@ class Writer:
         if message.severity_en == "WARNING":
             self._warnings.append(message.message)
 
+    async def _undo(self, driver: Any, error: Exception) -> NoReturn:
+        """Roll back, and raise what an error means after which nothing is stored."""
+        await self._roll_back(driver, error)
+        if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
+            raise ConflictError from error
+        if _gone(driver, error):
+            raise LostError from error
+        if postgres.reason(error) is not None:
+            raise unavailable(error) from error
+        raise StatementError(_in_short(error)) from None
+
     async def _roll_back(self, driver: Any, error: BaseException) -> None:
-        if driver.is_closed() or postgres.lost(error):
+        if _gone(driver, error):
             await self._hang_up(error)
             return
         try:
-            await driver.execute("ROLLBACK")
+            if driver.is_in_transaction():
+                await driver.execute("ROLLBACK")
         except _DRIVER_ERRORS as failure:
             await self._hang_up(failure)
 
@@ -161,6 +183,21 @@ class LostError(Exception):
 
 class StatementError(Exception):
     """A bug, or a movement that the database refuses."""
+
+
+def _gone(driver: Any, error: BaseException) -> bool:
+    return driver.is_closed() or postgres.lost(error)
+
+
+def _in_doubt(driver: Any, error: BaseException, *, locking: bool) -> bool:
+    """Whether what is stored is unknown after that error of the commit.
+
+    A statement that is the transaction fails whole, as long as the server is there to say so.
+    """
+    state = getattr(error, "sqlstate", None)
+    if state in postgres.CONFLICTS:
+        return False
+    return locking or _gone(driver, error) or state == postgres.COMPLETION_UNKNOWN
 
 
 def _in_short(error: BaseException) -> str:

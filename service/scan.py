@@ -46,46 +46,34 @@ _ROWS: Final = (
     .limit(bindparam("limit"))
 )
 
-# What the audit reads of new rows comes as one JSON value: one step of the database however many
-# rows there are. Row by row each would take the GIL from the event loop, and give it back.
 _UNTIL: Final = text(
     "SELECT max(created_at_us) FROM (SELECT created_at_us FROM movements "
     "WHERE created_at_us > :after_us ORDER BY created_at_us LIMIT :limit) AS new"
 )
 _RUNS: Final = """
-SELECT {group}({array}(account_id, first_seq, last_seq)) FROM (
-    SELECT account_id, min(seq) AS first_seq, max(seq) AS last_seq
-    FROM movements WHERE created_at_us > :after_us AND created_at_us <= :until_us
-    GROUP BY account_id) AS runs
+SELECT account_id, min(seq) AS first_seq, max(seq) AS last_seq
+FROM movements WHERE created_at_us > :after_us AND created_at_us <= :until_us
+GROUP BY account_id
 """
 _RUN: Final = (
     "CAST(run.value ->> 0 AS BIGINT)",
     "CAST(run.value ->> 1 AS BIGINT)",
     "CAST(run.value ->> 2 AS BIGINT)",
 )
-_FIELDS: Final = ", ".join(f"movements.{name}" for name in Entry._fields[:-1])
-_ROWS_OF_RUNS: Final = f"""
-SELECT {{group}}({{array}}({_RUN[0]}, {_RUN[1]}, {_FIELDS}, {{hex}}))
+_ENTRY: Final = ", ".join(f"movements.{name}" for name in Entry._fields)
+# The rows of runs, and each account's head as a row without a first_seq: one statement sees one
+# moment, and needs no transaction around it.
+_RECENT: Final = f"""
+SELECT {_RUN[0]} AS account_id, {_RUN[1]} AS first_seq, {_ENTRY}
 FROM {{each}} CROSS JOIN movements
 WHERE account_id = {_RUN[0]} AND seq BETWEEN {_RUN[1]} - 1 AND {_RUN[2]}
-"""  # noqa: S608 - made of constants
-_HEADS_OF_RUNS: Final = f"""
-SELECT {{group}}({{array}}(id, user_id, balance_minor, seq, {{hex}}))
+UNION ALL
+SELECT id, NULL, seq, user_id, NULL, NULL, NULL, NULL, balance_minor, NULL, NULL, chain
 FROM accounts WHERE id IN (SELECT {_RUN[0]} FROM {{each}})
 """  # noqa: S608 - made of constants
-_WORDS: Final = {
-    "sqlite": {
-        "group": "json_group_array",
-        "array": "json_array",
-        "hex": "hex(chain)",
-        "each": "json_each(:runs) AS run",
-    },
-    "postgresql": {
-        "group": "json_agg",
-        "array": "json_build_array",
-        "hex": "encode(chain, 'hex')",
-        "each": "jsonb_array_elements(CAST(:runs AS jsonb)) AS run(value)",
-    },
+_EACH: Final = {
+    "sqlite": "json_each(:runs) AS run",
+    "postgresql": "jsonb_array_elements(CAST(:runs AS jsonb)) AS run(value)",
 }
 
 
@@ -123,6 +111,9 @@ class Scan:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._runs = _Listing(_RUNS, Run._fields, reader.engine.dialect.name)
+        columns = ("account_id", "first_seq", *Entry._fields)
+        self._recent = _Listing(_RECENT, columns, reader.engine.dialect.name)
 
     @property
     def one_clock(self) -> bool:
@@ -214,7 +205,7 @@ class Scan:
             if until_us is None:
                 return [], None
             asked = {"after_us": after_us, "until_us": until_us}
-            runs = [Run(*run) for run in await _listed(connection, _RUNS, asked)]
+            runs = [Run(*run) for run in await self._runs.read(connection, asked)]
             return runs, int(until_us)
 
         return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
@@ -223,34 +214,50 @@ class Scan:
         """The rows of those runs, each with the row before it and its account's head."""
 
         async def read(connection: AsyncConnection) -> list[Recent]:
+            heads: dict[int, Account] = {}
+            entries: dict[tuple[int, int], list[Entry]] = {run[:2]: [] for run in runs}
             asked = {"runs": json.dumps(runs)}
-            heads = {
-                id_: Account(id_, *head, bytes.fromhex(chain))  # type: ignore[call-arg]
-                for id_, *head, chain in await _listed(connection, _HEADS_OF_RUNS, asked)
-            }
-            found = {
-                (run.account_id, run.first_seq): Recent(run, heads.get(run.account_id), [])
-                for run in runs
-            }
-            for account_id, first_seq, *entry, chain in await _listed(
-                connection, _ROWS_OF_RUNS, asked
-            ):
-                found[account_id, first_seq].entries.append(
-                    Entry(*entry, bytes.fromhex(chain))  # type: ignore[call-arg]
-                )
-            return list(found.values())
+            for row in await self._recent.read(connection, asked):
+                account_id, first_seq = row[:2]
+                entry = Entry._make(row[2:])
+                if first_seq is None:
+                    heads[account_id] = Account(
+                        account_id, entry.key, entry.balance_after_minor, entry.seq, entry.chain
+                    )
+                else:
+                    entries[account_id, first_seq].append(entry)
+            return [
+                Recent(run, heads.get(run.account_id), sorted(entries[run[:2]])) for run in runs
+            ]
 
-        return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S, snapshot=True)
+        return await self._reader.read(read, timeout_s=PAGE_TIMEOUT_S)
 
 
-async def _listed(
-    connection: AsyncConnection, statement: str, asked: dict[str, Any]
-) -> list[list[Any]]:
-    """The rows of a statement that gives them as one JSON array of arrays, in order."""
-    packed = await connection.scalar(
-        text(f"SELECT CAST(({statement.format(**_WORDS[connection.dialect.name])}) AS TEXT)"), asked
-    )
-    return sorted(json.loads(packed or "[]"))
+class _Listing:
+    """A statement of which all rows are wanted.
+
+    SQLite gives them as one JSON value: one step of the database however many they are. Row by row
+    each would take the GIL from the event loop, and give it back. PostgreSQL's server takes longer
+    to make JSON than all else that it does for them.
+    """
+
+    def __init__(self, statement: str, columns: Sequence[str], dialect: str) -> None:
+        rows = statement.format(each=_EACH[dialect])
+        values = ", ".join("hex(chain)" if name == "chain" else name for name in columns)
+        packed = f"SELECT json_group_array(json_array({values})) FROM ({rows})"  # noqa: S608 - made of constants
+        self._packed = dialect == "sqlite"
+        self._chain = columns.index("chain") if "chain" in columns else None
+        self.statement = text(packed if self._packed else rows)
+
+    async def read(self, connection: AsyncConnection, asked: dict[str, Any]) -> Sequence[Any]:
+        found = await connection.execute(self.statement, asked)
+        if not self._packed:
+            return found.all()
+        rows: list[list[Any]] = json.loads(found.scalar_one())
+        if self._chain is not None:
+            for row in rows:
+                row[self._chain] = bytes.fromhex(row[self._chain])
+        return rows
 
 
 @asynccontextmanager

@@ -28,7 +28,11 @@ class Revision(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """When a committed transaction reached its steps, in nanoseconds since 1970 UTC."""
+    """When a committed transaction reached its steps, in nanoseconds since 1970 UTC.
+
+    One that waits for no lock before it reads has it from the beginning. On PostgreSQL the
+    statement that writes may be the one that commits: its time is all COMMIT's.
+    """
 
     began_ns: int
     locked_ns: int

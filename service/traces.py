@@ -172,6 +172,8 @@ class Traces:
         )
         parent = trace.set_span_in_context(batch, _EMPTY)
         for operation, from_ns, to_ns in steps:
+            if from_ns == to_ns:  # there was none
+                continue
             attributes = {"db.system.name": self._engine, "db.operation.name": operation}
             span = self._tracer.start_span(
                 operation, parent, SpanKind.CLIENT, attributes, start_time=from_ns

@@ -37,8 +37,8 @@ class _Seeded:
     async def fetch(self, sql: str, *values: Any) -> Any:
         return await self._run("fetch", sql, *values)
 
-    async def fetchrow(self, sql: str, *values: Any) -> Any:
-        return await self._run("fetchrow", sql, *values)
+    async def fetchval(self, sql: str, *values: Any) -> Any:
+        return await self._run("fetchval", sql, *values)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._true, name)
@@ -77,6 +77,11 @@ def at(verb: str, act: Callable[[Any], Awaitable[None]]) -> Hook:
             await act(connection)
 
     return hook
+
+
+def lock_first(teller: Teller) -> None:
+    """Have all the batches to come lock their accounts before they read."""
+    teller.store._contention._left = 1_000_000  # type: ignore[attr-defined]
 
 
 @asynccontextmanager

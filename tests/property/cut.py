@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from service.sqlite import driver
 from service.sqlite_store import SqliteStore
 from tests.faults.seeded import IOERR_FSYNC, _Seeded
+from tests.postgres.seeded import lock_first
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,8 +23,9 @@ class Cut:
 
     Args:
         teller: whose writer it is.
-        verb: BEGIN, INSERT, UPDATE or COMMIT; on PostgreSQL, which writes rows and heads with one
-            WITH, INSERT stands for that, and UPDATE for the SELECT of the heads' locks.
+        verb: BEGIN, INSERT, UPDATE or COMMIT; on PostgreSQL a batch of two statements has neither
+            BEGIN nor COMMIT, so that these stand for a batch which locks first; INSERT stands for
+            the WITH that writes and commits, and UPDATE for the SELECT before it.
         after: whether that statement still reaches it.
     """
 
@@ -40,6 +42,8 @@ class Cut:
             writer._connection = _Seeded(true, self._before_on_file, self._after_on_file)
         else:
             self._verb = {"INSERT": "WITH", "UPDATE": "SELECT"}.get(verb, verb)
+            if self._verb == verb:
+                lock_first(teller)
             for writer in store._writers:
                 writer._connected = partial(self._cut_connection, writer._connected)
 
@@ -105,8 +109,8 @@ class _CutConnection:
     async def fetch(self, sql: str, *arguments: Any) -> Any:
         return await self._pass("fetch", sql, arguments)
 
-    async def fetchrow(self, sql: str, *arguments: Any) -> Any:
-        return await self._pass("fetchrow", sql, arguments)
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        return await self._pass("fetchval", sql, arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)

@@ -92,8 +92,9 @@ _STORE: ContextVar[Any] = ContextVar("store")
 
 def remembering(patch: Patch, name: str) -> Callable[[], dict[Any, Any]]:
     """Give each store a memory of its own, lost when it is closed; returns how to reach it."""
-    for store in (sqlite_store.SqliteStore, postgres_store.PostgresStore):
-        patch(store, "_decide_and_write", _known(store._decide_and_write))
+    on_file, on_server = sqlite_store.SqliteStore, postgres_store.PostgresStore
+    patch(on_file, "_decide_and_write", _known(on_file._decide_and_write))
+    patch(on_server, "_decide", _known(on_server._decide))
 
     def memory() -> dict[Any, Any]:
         kept: dict[Any, Any] = vars(_STORE.get()).setdefault(name, {})

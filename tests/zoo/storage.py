@@ -45,7 +45,7 @@ _BATCH: ContextVar[Any] = ContextVar("batch")
 
 def acknowledge_before_commit(patch: Patch) -> None:
     decided = Committer._decided
-    on_file, on_server = SqliteStore._decide_and_write, PostgresStore._decide_and_write
+    on_file, on_server = SqliteStore._decide_and_write, PostgresStore._decide
 
     async def with_batch(self: Committer, batch: Any, movements: Any) -> Any:
         _BATCH.set((asyncio.get_running_loop(), batch))
@@ -63,14 +63,14 @@ def acknowledge_before_commit(patch: Patch) -> None:
         return decisions
 
     async def early_on_server(self: PostgresStore, connection: Any, movements: Any) -> Any:
-        decisions = await on_server(self, connection, movements)
-        answer(decisions)
+        decided = await on_server(self, connection, movements)
+        answer(decided.result)
         await asyncio.sleep(COMMIT_DELAY_S)
-        return decisions
+        return decided
 
     patch(Committer, "_decided", with_batch)
     patch(SqliteStore, "_decide_and_write", early_on_file)
-    patch(PostgresStore, "_decide_and_write", early_on_server)
+    patch(PostgresStore, "_decide", early_on_server)
 
 
 def _executing(patch: Patch, execute: Execute) -> None:
@@ -139,7 +139,7 @@ def answers_mixed_up(patch: Patch) -> None:
 
 def key_not_scoped_by_user(patch: Patch) -> None:
     on_file = sqlite_store._LOOK_UP.replace("m.account_id = a.id AND ", "")
-    on_server = postgres_store._LOOK_UP.replace("m.account_id = asked.account_id AND ", "")
+    on_server = postgres_store._LOOK_UP.replace("account_id = a.id AND ", "")
     on_server = on_server.replace("SELECT m.account_id", "SELECT asked.account_id")
     patch(sqlite_store, "_LOOK_UP", on_file)
     patch(postgres_store, "_LOOK_UP", on_server)
