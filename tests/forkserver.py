@@ -48,9 +48,12 @@ class Forked:
         return status
 
     def _look(self, timeout_s: float | None) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], timeout_s)[0]:
-            self.returncode = int(self._status.readline())
-            self._status.close()
+        if self.returncode is None:
+            status = select.poll()  # select() knows no file descriptor above 1,023
+            status.register(self._status, select.POLLIN)
+            if status.poll(None if timeout_s is None else timeout_s * 1000):
+                self.returncode = int(self._status.readline())
+                self._status.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:

@@ -60,9 +60,8 @@ async def rotated(
     rng, stop, kills = random.Random(seed), asyncio.Event(), 0
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        at_work = [
-            await stack.enter_async_context(at_service(database_url)) for _ in range(services)
-        ]
+        ends = [await stack.enter_async_context(AsyncExitStack()) for _ in range(services)]
+        at_work = [await end.enter_async_context(at_service(database_url)) for end in ends]
         traffic = Traffic(lambda: [one.url for one in at_work], users=USERS, seed=seed)
         sending = asyncio.create_task(traffic.run(stop, clients=CLIENTS))
         end_s = loop.time() + seconds
@@ -73,8 +72,9 @@ async def rotated(
             place = rng.randrange(services)
             await asyncio.to_thread(at_work[place].kill)
             kills += 1
+            await ends[place].aclose()
             # Its clients are refused until the next one is there, as behind a slow proxy.
-            at_work[place] = await stack.enter_async_context(at_service(database_url))
+            at_work[place] = await ends[place].enter_async_context(at_service(database_url))
         await asyncio.sleep(max(0, end_s - loop.time()))
         stop.set()
         await sending

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from service import checker, evidence, history
@@ -14,7 +13,8 @@ from tests.clients import Wire
 from tests.conftest import headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from typing import Self
 
     from service.checker import Verdict
     from service.history import Event
@@ -106,7 +106,9 @@ class Traffic:
         self, operation: Operation, wires: _Wires, rng: random.Random, stop: asyncio.Event
     ) -> None:
         while True:
-            event = await self._send(operation, wires, rng.choice(self._addresses()))
+            addresses = self._addresses()
+            await wires.keep(addresses)
+            event = await self._send(operation, wires, rng.choice(addresses))
             if event.what in {"ok", "refused"}:
                 self._open.pop(operation, None)
                 return
@@ -128,12 +130,22 @@ class Traffic:
         return event
 
 
-class _Wires(AsyncExitStack):
+class _Wires:
     """One client's connections, by address."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._wires: dict[str, Wire] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.keep(())
+
+    async def keep(self, addresses: Collection[str]) -> None:
+        """Close those to other addresses: their services are gone."""
+        for address in self._wires.keys() - set(addresses):
+            await self._wires.pop(address).__aexit__(None, None, None)
 
     async def send(self, address: str, operation: Operation) -> tuple[int | None, bytes | None]:
         """The status and body of the answer, or None and None where none came."""
@@ -144,12 +156,13 @@ class _Wires(AsyncExitStack):
         try:
             wire = self._wires.get(address)
             if wire is None:
-                wire = Wire(address, timeout_s=ANSWER_TIMEOUT_S)
-                self._wires[address] = await self.enter_async_context(wire)
+                wire = self._wires[address] = await Wire(
+                    address, timeout_s=ANSWER_TIMEOUT_S
+                ).__aenter__()
             reply: Any = await wire.request(
                 method, path, body, headers(operation.key, user=operation.user)
             )
         except OSError:
-            self._wires.pop(address, None)
+            await self.keep(self._wires.keys() - {address})
             return None, None
         return reply.status, reply.body
