@@ -261,25 +261,25 @@ class Committer:
 
     def _ready(self) -> bool:
         """Whether a batch can begin: beside another, only if as many users wait as are at work."""
-        at_work = sum(map(len, self._batches))
+        at_work = len(self._users_at_work)
         return bool(self._ring) and (not at_work or len(self._ring) >= max(at_work, BESIDE_MIN))
 
     def _take(self) -> list[_Waiting]:
-        """Up to a batch of what waits, one of each user in turn; the other loops' share stays."""
-        share = (self._depth + sum(map(len, self._batches))) // len(self._batches)
-        most = min(self._batch_size_max, max(share, BESIDE_MIN))
+        """Up to a batch of what waits, one of each user in turn; the other loops' users stay."""
+        users = len(self._ring) + len(self._users_at_work)
+        share = min(max(users // len(self._batches), BESIDE_MIN), self._batch_size_max)
+        turns = deque(self._ring.popleft() for _ in range(min(len(self._ring), share)))
+        self._users_at_work.update(turns)
         batch: list[_Waiting] = []
-        ring, again = self._ring, deque[str]()
-        while (ring or again) and len(batch) < most:
-            user = (ring or again).popleft()
+        while turns and len(batch) < self._batch_size_max:
+            user = turns.popleft()
             queue = self._queues[user]
             batch.append(queue.popleft())
             if queue:
-                again.append(user)
+                turns.append(user)
             else:
                 del self._queues[user]
         self._depth -= len(batch)
-        self._users_at_work.update(waiting.movement.user_id for waiting in batch)
         return batch
 
     def _done(self, batch: list[_Waiting]) -> None:

@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 CONFLICTS: Final = frozenset({"40001", "40P01"})
 COMPLETION_UNKNOWN: Final = "40003"
 LOCK_NOT_AVAILABLE: Final = "55P03"
+READ_ONLY: Final = "25006"
 # Of the server or its machine, not of a movement; what it says is put after "The database".
 REASONS: Final = {
-    "25006": "is read-only: another server leads now",
+    READ_ONLY: "is read-only: another server leads now",
     "25P03": "closed an idle transaction",
     "25P04": "ended a transaction that took too long",
     "28": "refused the login",
@@ -51,7 +52,7 @@ REASONS: Final = {
     "XX001": "is damaged",
     "XX002": "is damaged",
 }
-_LOST: Final = ("08", "25P03", "25P04", "57P", "25006")
+_LOST: Final = ("08", "25P03", "25P04", "57P", READ_ONLY)
 
 
 def reason(error: BaseException) -> str | None:

@@ -145,8 +145,8 @@ class PostgresStore:
         """See ``Store.commit``: run again where that is safe, within bounds."""
         in_doubt: list[list[Decision]] = []
 
-        async def work(driver: Any) -> Decided[list[Decision]]:
-            return await self._decide(driver, movements)
+        async def work(driver: Any, *, locking: bool) -> Decided[list[Decision]]:
+            return await self._decide(driver, movements, locking=locking)
 
         decisions = await self._run(work, in_doubt, locking=self._contention.locks_first())
         for attempt in reversed(in_doubt):
@@ -160,7 +160,7 @@ class PostgresStore:
         """See ``Store.open_accounts``."""
         wanted = list(dict.fromkeys(users))
 
-        async def work(driver: Any) -> Decided[list[str]]:
+        async def work(driver: Any, *, locking: bool) -> Decided[list[str]]:  # noqa: ARG001 - it is
             opened = await self._open(driver, wanted, self._clock_us())
             return Decided([user for user in wanted if user in opened], None, _nothing)
 
@@ -192,16 +192,18 @@ class PostgresStore:
         loop = asyncio.get_running_loop()
         async with self._writing() as writer:
             give_up_at_s = loop.time() + self._settle_max_s
+            overtaken_ns: int | None = None
             for attempt in itertools.count(1):
+                began_ns = time.time_ns()
                 try:
-                    result, self.timing = await writer.transaction(work, in_doubt, locking=locking)
+                    result, timing = await writer.transaction(work, in_doubt, locking=locking)
                 except Exception as error:
                     if in_doubt:
                         if type(error) not in _TRIES_MAX or loop.time() > give_up_at_s:
                             raise OutcomeUnknownError(UNKNOWN, restart=False) from error
                     elif not locking and isinstance(error, ConflictError):
                         self._contention.overtaken()
-                        locking = True
+                        locking, overtaken_ns = True, began_ns
                         continue
                     elif attempt >= _TRIES_MAX.get(type(error), 1):
                         if isinstance(error, ConflictError | LostError):
@@ -210,6 +212,8 @@ class PostgresStore:
                 else:
                     if not locking:
                         self._contention.kept_up()
+                    # What was in vain was for want of the locks.
+                    self.timing = timing._replace(began_ns=overtaken_ns or timing.began_ns)
                     return result
                 locking = True
                 pause_s = min(PAUSE_MAX_S, 0.005 * 2**attempt)
@@ -229,19 +233,20 @@ class PostgresStore:
 
     # -- the statements ---------------------------------------------------------------------
 
-    async def _decide(self, driver: Any, movements: Sequence[Movement]) -> Decided[list[Decision]]:
+    async def _decide(
+        self, driver: Any, movements: Sequence[Movement], *, locking: bool
+    ) -> Decided[list[Decision]]:
         """Decide from the accounts and keys as they are; the write fails if they are not any more.
 
         Between BEGIN and COMMIT the accounts are locked first, and stay as they are.
         """
-        locking = driver.is_in_transaction()
         users = list({m.user_id: None for m in movements})
         if locking:
             await driver.fetch(_LOCK_ACCOUNTS, "\n".join(users))
         locked_ns = time.time_ns() if locking else None
-        now = self._clock_us()
         asked = [(m.user_id, m.key) for m in movements]
         rows = await driver.fetch(_LOOK_UP, *map("\n".join, zip(*asked, strict=True)))
+        now = self._clock_us()  # not before the rows that these come after
         accounts = {row[1]: Account(*row[:5]) for row in rows}
         if self._open_on_first and len(accounts) < len(users):
             missing = [user for user in users if user not in accounts]

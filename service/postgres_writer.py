@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 import asyncpg
 
@@ -15,6 +14,8 @@ from service.errors import OutcomeUnknownError, UnavailableError
 from service.store import Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 # Before the next batch tries the servers again, so that an outage is not a storm of logins.
@@ -22,6 +23,7 @@ AWAY_PAUSE_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
 _DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
@@ -31,19 +33,23 @@ UNKNOWN: Final = (
 )
 
 
-class Decided(NamedTuple, Generic[Result]):
+class Decided(NamedTuple, Generic[Result_co]):
     """What a transaction comes to, and the statement that it ends in.
 
     ``locked_ns`` is when it held its locks, in nanoseconds since 1970 UTC; None if it waited for
     none.
     """
 
-    result: Result
+    result: Result_co
     locked_ns: int | None
     write: Callable[[], Awaitable[object]]
 
 
-Work = Callable[[Any], Awaitable[Decided[Result]]]
+class Work(Protocol[Result_co]):
+    """What a transaction does before its last statement."""
+
+    async def __call__(self, driver: Any, *, locking: bool) -> Decided[Result_co]:
+        """Read and decide on the driver's connection; ``locking`` as ``Writer.transaction`` has."""
 
 
 class Writer:
@@ -91,21 +97,21 @@ class Writer:
             try:
                 if locking:
                     await driver.execute("BEGIN")
-                result, locked_ns, write = await work(driver)
+                result, locked_ns, write = await work(driver, locking=locking)
                 if locking:
                     await write()
                 decided_ns = time.time_ns()
             except _DRIVER_ERRORS as error:
-                await self._undo(driver, error)
+                await self._undo(driver, error, locking=locking)
             except BaseException as error:
-                await self._roll_back(driver, error)
+                await self._roll_back(driver, error, locking=locking)
                 raise
             self._warnings.clear()
             try:
                 done = await (driver.execute("COMMIT") if locking else write())
             except _DRIVER_ERRORS as error:
                 if not _in_doubt(driver, error, locking=locking):
-                    await self._undo(driver, error)
+                    await self._undo(driver, error, locking=locking)
                 in_doubt.append(result)
                 await self._hang_up(error)
                 raise OutcomeUnknownError(UNKNOWN, restart=False) from error
@@ -140,9 +146,9 @@ class Writer:
         if message.severity_en == "WARNING":
             self._warnings.append(message.message)
 
-    async def _undo(self, driver: Any, error: Exception) -> NoReturn:
+    async def _undo(self, driver: Any, error: Exception, *, locking: bool) -> NoReturn:
         """Roll back, and raise what an error means after which nothing is stored."""
-        await self._roll_back(driver, error)
+        await self._roll_back(driver, error, locking=locking)
         if getattr(error, "sqlstate", None) in postgres.CONFLICTS:
             raise ConflictError from error
         if _gone(driver, error):
@@ -151,12 +157,12 @@ class Writer:
             raise unavailable(error) from error
         raise StatementError(_in_short(error)) from None
 
-    async def _roll_back(self, driver: Any, error: BaseException) -> None:
+    async def _roll_back(self, driver: Any, error: BaseException, *, locking: bool) -> None:
         if _gone(driver, error):
             await self._hang_up(error)
             return
         try:
-            if driver.is_in_transaction():
+            if locking:
                 await driver.execute("ROLLBACK")
         except _DRIVER_ERRORS as failure:
             await self._hang_up(failure)
@@ -197,7 +203,9 @@ def _in_doubt(driver: Any, error: BaseException, *, locking: bool) -> bool:
     state = getattr(error, "sqlstate", None)
     if state in postgres.CONFLICTS:
         return False
-    return locking or _gone(driver, error) or state == postgres.COMPLETION_UNKNOWN
+    if locking or driver.is_closed() or state == postgres.COMPLETION_UNKNOWN:
+        return True
+    return state != postgres.READ_ONLY and postgres.lost(error)
 
 
 def _in_short(error: BaseException) -> str:

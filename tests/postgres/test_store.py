@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from sqlalchemy import text
 from service import scan
 from service.errors import InternalError, OutcomeUnknownError, UnavailableError
 from service.ledger import Movement, Recorded
-from service.postgres_store import _Contention
+from service.postgres_store import _WRITE, _Contention
 from service.teller import opened
+from tests import postgres_server
 from tests.conftest import client_of, headers
 from tests.postgres.seeded import at, lock_first, second_hand, seeded
+from tests.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from asyncio import Event
@@ -161,12 +164,15 @@ async def test_who_is_overtaken_while_the_write_waits_for_the_account_writes_not
             await reached.wait()
             second = teller.committer.submit(movement("k"))
             await somebody_waits_for_a_lock(hand)
+            await asyncio.sleep(0.1)
             go_on.set()
             one, two = await first, await second
         assert isinstance(one, Recorded) and isinstance(two, Recorded)
         assert (one.replayed, two.replayed) == (False, True)
         assert begins(statements, *TWO, *FIVE)
         assert await rows_of(hand) == [("k", 1, 100)]
+        timing = teller.store.timing
+        assert timing is not None and timing.lock_s >= 0.1  # all that was in vain
 
 
 def test_the_more_often_batches_are_overtaken_the_more_of_them_lock_first() -> None:
@@ -412,6 +418,70 @@ async def test_a_commit_whose_result_stays_unknown_is_said_so_and_the_service_go
         assert settled.json()["transaction"] == 1
 
 
+async def test_a_completion_that_the_server_itself_does_not_know_is_found_out(
+    database_url: str, teller: Teller
+) -> None:
+    raised = 0
+
+    async def unsure(_connection: Any) -> None:
+        nonlocal raised
+        raised += 1
+        if raised == 1:
+            raise asyncpg.StatementCompletionUnknownError("seeded")
+
+    with seeded(teller, after=at(WRITE, unsure)):
+        answer = await teller.committer.submit(movement("k"))
+    assert isinstance(answer, Recorded) and not answer.replayed
+    async with second_hand(database_url) as hand:
+        assert await rows_of(hand) == [("k", 1, 100)]
+
+
+@pytest.mark.parametrize("locking", [False, True])
+async def test_a_wait_for_the_standby_that_is_cut_short_is_answered_once_the_standby_has_it(
+    make_settings: Callable[..., Settings], *, locking: bool
+) -> None:
+    with postgres_server.binaries() as (binaries, data):
+        server = PostgresServer(binaries, data / f"cut-short-{time.monotonic_ns()}")
+        server.make()
+        server.start()
+        try:
+            with server.database() as url:
+                async with (
+                    opened(make_settings(database_url=url)) as at_work,
+                    second_hand(url) as hand,
+                ):
+                    await _cut_short(at_work, hand, locking=locking)
+        finally:
+            server.stop()
+
+
+async def _cut_short(teller: Teller, hand: Any, *, locking: bool) -> None:
+    await teller.store.open_accounts(["alice"])
+    assert isinstance(await teller.committer.submit(movement("k1")), Recorded)
+    if locking:
+        lock_first(teller)
+    await hand.execute("SET synchronous_commit = 'local'")
+    await hand.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    await hand.execute("SELECT pg_reload_conf()")
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    async with asyncio.timeout(PATIENCE_S):
+        while not await hand.fetchval("SELECT current_setting('synchronous_standby_names') <> ''"):  # noqa: ASYNC110 - nor has a reload
+            await asyncio.sleep(0.01)
+        answer = teller.committer.submit(movement("k2"))
+        while (pid := await hand.fetchval(waiting)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await hand.execute("SELECT pg_cancel_backend($1::int)", pid)
+        while await hand.fetchval(waiting) in {None, pid}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert await rows_of(hand) == [("k1", 1, 100), ("k2", 2, 200)]
+        assert not answer.done()
+        await hand.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        await hand.execute("SELECT pg_reload_conf()")
+        applied = await answer
+    assert isinstance(applied, Recorded) and not applied.replayed
+    assert await rows_of(hand) == [("k1", 1, 100), ("k2", 2, 200)]
+
+
 # -- what the server refuses --------------------------------------------------------------------
 
 
@@ -433,29 +503,47 @@ async def test_an_account_locked_past_the_busy_timeout_is_503_and_then_runs(
         assert settled.headers["idempotent-replayed"] == "false"
 
 
+@pytest.mark.parametrize("locking", [False, True])
 async def test_a_statement_that_takes_too_long_is_503_and_leaves_nothing(
-    database_url: str, make_settings: Callable[..., Settings], teller: Teller
+    database_url: str, make_settings: Callable[..., Settings], teller: Teller, *, locking: bool
 ) -> None:
-    async def sleep(connection: Any) -> None:
-        await connection.execute("SELECT pg_sleep(30)")
-
+    assert teller.settings.database_url == database_url
     settings = make_settings(database_statement_timeout_ms=300)
-    async with opened(settings) as at_work, client_of(at_work) as client:
-        with seeded(at_work, before=at(WRITE, sleep)):
-            refused = await deposit(client, "k")
+    async with (
+        opened(settings) as at_work,
+        client_of(at_work) as client,
+        second_hand(database_url) as hand,
+    ):
+        if locking:
+            lock_first(at_work)
+        await hand.execute(
+            "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(30); RETURN NEW; END $$"
+        )
+        await hand.execute(
+            "CREATE TRIGGER sleep AFTER INSERT ON movements EXECUTE FUNCTION sleep()"
+        )
+        refused = await deposit(client, "k")
         assert refused.status_code == 503
         assert refused.json()["code"] == "unavailable"
+        assert "did not finish a statement in time; this attempt was not executed" in refused.text
+        await hand.execute("DROP TRIGGER sleep ON movements")
         assert (await deposit(client, "k")).headers["idempotent-replayed"] == "false"
 
 
+@pytest.mark.parametrize("at_first", ["an open session finds it out", "a new one does"])
 async def test_a_server_that_takes_no_writes_is_503_until_it_does(
-    database_url: str, teller: Teller, client: httpx.AsyncClient
+    at_first: str, database_url: str, teller: Teller, client: httpx.AsyncClient
 ) -> None:
     assert (await deposit(client, "k1")).status_code == 201
+    driver = teller.store._writers[0].driver  # type: ignore[attr-defined]
     async with second_hand(database_url) as hand:
         name = await hand.fetchval("SELECT current_database()")
         await hand.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await end_connection(teller.store._writers[0].driver, hand)  # type: ignore[attr-defined]
+        if at_first == "an open session finds it out":
+            await driver.execute("SET default_transaction_read_only = on")
+        else:
+            await end_connection(driver, hand)
         refused = await deposit(client, "k2")
         assert refused.status_code == 503, refused.text
         assert refused.json()["code"] == "unavailable"
@@ -601,10 +689,29 @@ async def test_new_rows_are_found_by_their_keys_however_long_the_ledger_is(telle
             assert "Seq Scan" not in plan
 
 
+async def test_the_accounts_are_held_in_the_order_of_their_ids(teller: Teller) -> None:
+    """In one order by all processes, or two would wait for each other, to no end but a deadlock."""
+    async with teller.reader.engine.connect() as connection:
+        explain = await connection.exec_driver_sql(f"EXPLAIN {_filled(_WRITE)}")
+        lines = [line.strip() for line in explain.scalars()]
+    held = lines.index("CTE held")
+    assert lines[held + 1].startswith("->  LockRows")
+    assert lines[held + 2].startswith("->  Sort")
+    assert lines[held + 3] == "Sort Key: accounts.id"
+
+
+def _filled(statement: str) -> str:
+    for number in (1, 2):
+        statement = statement.replace(f"${number}", "''")
+    for number in (3, 4, 5, 6):
+        statement = statement.replace(f"${number}", "0")
+    return statement
+
+
 async def test_a_key_is_found_by_itself_in_a_ledger_that_was_empty_when_the_service_started(
     database_url: str, teller: Teller
 ) -> None:
-    """A plan made while there are no rows lives as long as its connection."""
+    """A plan made while there are no rows is used for minutes."""
     writer = teller.store._writers[0]  # type: ignore[attr-defined]
     await teller.committer.submit(movement("k"))
     prepared = await writer.driver.fetch("SELECT statement, name FROM pg_prepared_statements")

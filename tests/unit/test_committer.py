@@ -16,7 +16,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.ledger import Movement, Recorded
-from tests.stores import GatedStore
+from tests.stores import PATIENCE_S, GatedStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,3 +288,118 @@ async def test_a_retiring_committer_still_takes_movements(store: Store) -> None:
         states.append((committer.alive, committer.draining))
         assert states == [(False, False), (True, False), (True, True)]
         assert recorded(await committer.submit(deposit("k"))) == (1, False)
+
+
+# -- a store that works on two batches at once ----------------------------------------------
+
+
+class Two(GatedStore):
+    """With a gate for each batch, by the number of it."""
+
+    batches_max = 2
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.gates: list[asyncio.Event] = []
+        self.fail: set[str] = set()
+
+    async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
+        gate = asyncio.Event()
+        self.gates.append(gate)
+        self.batches.append([movement.key for movement in movements])
+        async with asyncio.timeout(PATIENCE_S):
+            await gate.wait()
+        if self.fail & {movement.key for movement in movements}:
+            raise ZeroDivisionError
+        return await self.store.commit(movements)
+
+    async def begun(self, batches: int) -> None:
+        """Return once so many have begun, and it is clear that no more do."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.batches) < batches:  # noqa: ASYNC110 - a test's own patience
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert len(self.batches) == batches
+
+
+@pytest.fixture
+async def two(store: Store) -> Two:
+    await store.open_accounts([f"u{n}" for n in range(64)])
+    return Two(store)
+
+
+async def test_a_second_batch_has_other_users_and_the_first_ones_come_into_the_next(
+    two: Two,
+) -> None:
+    committer = committer_of(two)
+    async with committer.running():
+        answers = [committer.submit(deposit("a0"))]
+        await two.begun(1)
+        answers += [committer.submit(deposit(f"a{n}")) for n in (1, 2)]
+        answers += [committer.submit(deposit(f"k{n}", f"u{n}")) for n in range(15)]
+        await two.begun(1)  # 15 users are not worth it
+        answers.append(committer.submit(deposit("k15", "u15")))
+        await two.begun(2)
+        assert two.batches[1] == [f"k{n}" for n in range(16)]
+        assert committer.depth == 2
+        two.gates[0].set()
+        await two.begun(2)  # one user beside sixteen is not worth it either
+        two.gates[1].set()
+        await two.begun(3)
+        assert two.batches[2] == ["a1", "a2"]
+        two.gates[2].set()
+        rows = [recorded(await answer) for answer in answers]
+    assert rows == [(1, False), (2, False), (3, False), *[(1, False)] * 16]
+    assert committer.depth == 0
+
+
+async def test_the_users_are_shared_and_what_one_of_them_has_more_of_is_not(two: Two) -> None:
+    committer = committer_of(two, batch_size_max=50)
+    async with committer.running():
+        answers = [committer.submit(deposit(f"a{n}")) for n in range(30)]
+        answers += [committer.submit(deposit(f"k{n}", f"u{n}")) for n in range(39)]
+        await two.begun(2)
+        # Of 40 users each loop has 20; Alice's others fill the first one's batch.
+        first = [f"k{n}" for n in range(19)]
+        assert two.batches[0] == ["a0", *first, *[f"a{n}" for n in range(1, 30)]]
+        assert two.batches[1] == [f"k{n}" for n in range(19, 39)]
+        for gate in two.gates:
+            gate.set()
+        await asyncio.gather(*answers)
+
+
+async def test_a_batch_that_fails_gives_its_users_their_turns_back(two: Two) -> None:
+    committer = committer_of(two)
+    two.fail = {"a0"}
+    async with committer.running():
+        failing = [committer.submit(deposit("a0")), committer.submit(deposit("k0", "u0"))]
+        await two.begun(1)
+        again = [committer.submit(deposit("a1")), committer.submit(deposit("k1", "u0"))]
+        two.gates[0].set()
+        await two.begun(2)
+        assert two.batches[1] == ["a0"]  # halved, and nobody's next movement in between
+        two.gates[1].set()
+        await two.begun(3)
+        assert two.batches[2] == ["k0"]
+        two.gates[2].set()
+        await two.begun(4)
+        assert two.batches[3] == ["a1", "k1"]
+        two.gates[3].set()
+        assert isinstance(await failing[0], InternalError)
+        assert recorded(await failing[1]) == (1, False)
+        assert [recorded(await answer) for answer in again] == [(1, False), (2, False)]
+
+
+async def test_a_stop_carries_out_what_waits_for_users_at_work(two: Two) -> None:
+    committer = committer_of(two)
+    async with committer.running():
+        answers = [committer.submit(deposit("a0"))]
+        await two.begun(1)
+        answers.append(committer.submit(deposit("a1")))
+        stopping = asyncio.create_task(committer.finish())
+        two.gates[0].set()
+        await two.begun(2)
+        assert not stopping.done()
+        two.gates[1].set()
+        await stopping
+        assert [recorded(await answer) for answer in answers] == [(1, False), (2, False)]

@@ -104,10 +104,10 @@ def remembering(patch: Patch, name: str) -> Callable[[], dict[Any, Any]]:
 
 
 def _known(true: Any) -> Any:
-    def decide_and_write(self: Any, *arguments: Any) -> Any:
+    def decide_and_write(self: Any, *arguments: Any, **how: Any) -> Any:
         # In the context of the batch, which its coroutine or its thread has for itself.
         _STORE.set(self)
-        return true(self, *arguments)
+        return true(self, *arguments, **how)
 
     return decide_and_write
 

@@ -62,8 +62,8 @@ def acknowledge_before_commit(patch: Patch) -> None:
         time.sleep(COMMIT_DELAY_S)
         return decisions
 
-    async def early_on_server(self: PostgresStore, connection: Any, movements: Any) -> Any:
-        decided = await on_server(self, connection, movements)
+    async def early_on_server(self: PostgresStore, *batch: Any, **how: Any) -> Any:
+        decided = await on_server(self, *batch, **how)
         answer(decided.result)
         await asyncio.sleep(COMMIT_DELAY_S)
         return decided
@@ -140,6 +140,5 @@ def answers_mixed_up(patch: Patch) -> None:
 def key_not_scoped_by_user(patch: Patch) -> None:
     on_file = sqlite_store._LOOK_UP.replace("m.account_id = a.id AND ", "")
     on_server = postgres_store._LOOK_UP.replace("account_id = a.id AND ", "")
-    on_server = on_server.replace("SELECT m.account_id", "SELECT asked.account_id")
     patch(sqlite_store, "_LOOK_UP", on_file)
     patch(postgres_store, "_LOOK_UP", on_server)
