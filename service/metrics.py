@@ -120,7 +120,7 @@ class Metrics:
         phases = Histogram(
             "teller_batch_phase_seconds",
             "Time of a batch's transaction by phase: lock waits for the write lock, decide reads, "
-            "decides and writes, commit is COMMIT with its fsync.",
+            "decides and writes, commit is COMMIT with its fsync (on PostgreSQL with the write).",
             ("phase",),
             buckets=PHASE_BUCKETS_S,
             registry=registry,

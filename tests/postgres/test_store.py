@@ -547,6 +547,7 @@ async def test_a_server_that_takes_no_writes_is_503_until_it_does(
         refused = await deposit(client, "k2")
         assert refused.status_code == 503, refused.text
         assert refused.json()["code"] == "unavailable"
+        assert "this attempt was not executed" in refused.text
         await hand.execute("SET default_transaction_read_only = off")
         await hand.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     assert (await deposit(client, "k2")).json()["balance"] == "2.00"

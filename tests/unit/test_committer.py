@@ -353,6 +353,22 @@ async def test_a_second_batch_has_other_users_and_the_first_ones_come_into_the_n
     assert committer.depth == 0
 
 
+async def test_a_second_batch_waits_for_as_many_users_as_are_at_work(two: Two) -> None:
+    committer = committer_of(two)
+    async with committer.running():
+        answers = [committer.submit(deposit(f"k{n}", f"u{n}")) for n in range(40)]
+        await two.begun(2)
+        assert [len(batch) for batch in two.batches] == [20, 20]
+        two.gates[0].set()
+        answers += [committer.submit(deposit(f"k{n}", f"u{n}")) for n in range(40, 59)]
+        await two.begun(2)
+        answers.append(committer.submit(deposit("k59", "u59")))
+        await two.begun(3)
+        for gate in two.gates:
+            gate.set()
+        await asyncio.gather(*answers)
+
+
 async def test_the_users_are_shared_and_what_one_of_them_has_more_of_is_not(two: Two) -> None:
     committer = committer_of(two, batch_size_max=50)
     async with committer.running():
