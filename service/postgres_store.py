@@ -160,7 +160,7 @@ class PostgresStore:
         """See ``Store.open_accounts``."""
         wanted = list(dict.fromkeys(users))
 
-        async def work(driver: Any, *, locking: bool) -> Decided[list[str]]:  # noqa: ARG001 - it is
+        async def work(driver: Any, *, locking: bool) -> Decided[list[str]]:  # noqa: ARG001 - always
             opened = await self._open(driver, wanted, self._clock_us())
             return Decided([user for user in wanted if user in opened], None, _nothing)
 
