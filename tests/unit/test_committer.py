@@ -306,6 +306,8 @@ class Two(GatedStore):
     async def commit(self, movements: Sequence[Movement]) -> list[Decision]:
         gate = asyncio.Event()
         self.gates.append(gate)
+        if self.open.is_set():  # the test has failed: the rest of it shall not wait
+            gate.set()
         self.batches.append([movement.key for movement in movements])
         async with asyncio.timeout(PATIENCE_S):
             await gate.wait()
@@ -315,11 +317,17 @@ class Two(GatedStore):
 
     async def begun(self, batches: int) -> None:
         """Return once so many have begun, and it is clear that no more do."""
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.batches) < batches:  # noqa: ASYNC110 - a test's own patience
-                await asyncio.sleep(0.001)
-        await asyncio.sleep(0.02)
-        assert len(self.batches) == batches
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while len(self.batches) < batches:  # noqa: ASYNC110 - a test's own patience
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+            assert len(self.batches) == batches
+        except BaseException:
+            self.open.set()
+            for gate in self.gates:
+                gate.set()
+            raise
 
 
 @pytest.fixture
